@@ -1,0 +1,1 @@
+"""Networks: the teachers' architectures, the TinyGAN students, and classifiers."""
