@@ -1,0 +1,235 @@
+"""Distillation of one mechanism into a TinyGAN student (paper Sec. 3.1)."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from skdcgn.losses import LossConfig, discriminator_terms, generator_terms
+from skdcgn.mechanisms import Mechanism
+from skdcgn.models.tinygan import TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.runtime import Precision, autocast
+from skdcgn.students import fit_resolution
+from skdcgn.teachers import Records
+
+
+class Batches(Protocol):
+    """An endless, resumable stream of teacher records: `teachers.FreshBatches` or `teachers.StoredBatches`."""
+
+    def __next__(self) -> Records: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How a student is trained; the objective itself is `losses.LossConfig`."""
+
+    steps: int = 4700
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Teacher records a step."""
+    learning_rate: float = 2e-4
+    """Adam's learning rate, for student and discriminator."""
+    texture_steps: int | None = None
+    """Other number of steps for texture and background."""
+    texture_learning_rate: float | None = None
+    """Other learning rate for texture and background."""
+    betas: tuple[float, float] = (0.0, 0.9)
+    """Adam's betas."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the student's learning rate; cosine has a short linear warm-up and ends at 0."""
+    warmup: int = 100
+    """Steps of that warm-up."""
+    ema: float = 0.0
+    """Decay of the moving average of the student's weights that is evaluated and kept; 0 keeps the weights."""
+    per_class: int = 1000
+    """Records of each class in the stored teacher set (the paper's 1000); 0 renders fresh ones at each step."""
+    published_code: bool = False
+    """Draw the teacher set as the published scripts did (see `teachers.draw_records`)."""
+    discriminator_width: int = 32
+    """Channels of the discriminator's first layer."""
+    precision: Precision = "bf16"
+    """bf16 computes in mixed precision (faster on CPUs and GPUs that have it), fp32 in full."""
+
+    def for_mechanism(self, mechanism: Mechanism) -> "DistillConfig":
+        """Return the config with what is special for one mechanism put in its place."""
+        if mechanism is Mechanism.SHAPE:
+            return self
+        steps = self.steps if self.texture_steps is None else self.texture_steps
+        rate = self.learning_rate if self.texture_learning_rate is None else self.texture_learning_rate
+        return replace(self, steps=steps, learning_rate=rate)
+
+
+class Distiller:
+    """Trains one student, with its discriminator where the objective needs one, on teacher records."""
+
+    def __init__(
+        self,
+        student: TinyGANGenerator,
+        discriminator: TinyGANDiscriminator | None,
+        batches: Batches,
+        epoch_steps: int,
+        config: DistillConfig,
+        loss: LossConfig,
+        device: torch.device | str = "cpu",
+        compile_student: bool = False,
+    ) -> None:
+        """Set up a training that `fit` then runs.
+
+        Args:
+            student: S.
+            discriminator: D, or None where `loss.needs_discriminator` is false.
+            batches: the teacher's records.
+            epoch_steps: steps in an epoch, for the decay of lambda_1.
+            config: optimiser and precision.
+            loss: the objective.
+            device: where to train.
+            compile_student: run the student through torch.compile.
+        """
+        if loss.needs_discriminator and discriminator is None:
+            raise ValueError("this objective has discriminator terms: give a discriminator")
+        self.student = student.to(device, memory_format=torch.channels_last).train()
+        self.discriminator = None
+        if loss.needs_discriminator:
+            self.discriminator = discriminator.to(device, memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.student).requires_grad_(False) if config.ema else None
+        self.step = 0
+        self.steps = config.steps
+        self._forward = torch.compile(self.student) if compile_student else self.student
+        self._batches, self._epoch_steps = batches, epoch_steps
+        self._config, self._loss, self._device = config, loss, torch.device(device)
+        self._optimizer = self._adam(self.student)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._learning_rate_factor)
+        self._discriminator_optimizer = self._adam(self.discriminator) if self.discriminator else None
+
+    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+        return torch.optim.Adam(network.parameters(), self._config.learning_rate, self._config.betas, fused=True)
+
+    def _learning_rate_factor(self, step: int) -> float:
+        if self._config.schedule == "constant":
+            return 1.0
+        warmup = min(self._config.warmup, self.steps // 10)
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
+        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+
+    @property
+    def result(self) -> TinyGANGenerator:
+        """The student to evaluate and to keep: the moving average where there is one."""
+        return self.average if self.average is not None else self.student
+
+    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train to the last step, yielding (step, losses) after each."""
+        while self.step < self.steps:
+            losses = self.update(next(self._batches))
+            yield self.step, losses
+
+    def update(self, batch: Records) -> dict[str, float]:
+        """Take one step on a batch; return every weighted loss term by name, and the student's `total`."""
+        noise, labels = batch.noise, batch.labels
+        config = self.student.config
+        images = fit_resolution(batch.images, config.resolution)
+        images = images.expand(-1, config.channels, -1, -1).contiguous(memory_format=torch.channels_last)
+
+        with autocast(self._device, self._config.precision):
+            student_images = self._forward(noise, labels)
+
+        discriminator_losses = self._update_discriminator(images, student_images.detach(), labels)
+        terms = self._student_terms(images, student_images, labels)
+        total = sum(terms.values())
+        self._optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self._optimizer.step()
+        self._schedule.step()
+        self._update_average()
+        self.step += 1
+
+        named = {**terms, "total": total, **discriminator_losses}
+        return dict(zip(named, torch.stack([value.detach() for value in named.values()]).tolist(), strict=True))
+
+    def _update_discriminator(self, images: Tensor, student_images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Step the discriminator once, on teacher's and student's images in one pass."""
+        if self.discriminator is None:
+            return {}
+        self.discriminator.requires_grad_(True)
+        scores, _ = self._discriminate(images, student_images, labels)
+        terms = discriminator_terms(*scores.chunk(2), self._loss)
+        self._discriminator_optimizer.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        self._discriminator_optimizer.step()
+        return terms
+
+    def _student_terms(self, images: Tensor, student_images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The student's objective on one batch, as weighted terms."""
+        teacher_activations, student_activations, student_scores = [], [], None
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+            scores, activations = self._discriminate(images, student_images, labels)
+            student_scores = scores.chunk(2)[1]
+            for activation in activations:
+                teacher_activation, student_activation = activation.float().chunk(2)
+                teacher_activations.append(teacher_activation.detach())
+                student_activations.append(student_activation)
+        return generator_terms(
+            images,
+            student_images,
+            teacher_activations,
+            student_activations,
+            student_scores,
+            self._loss,
+            epoch=self.step // self._epoch_steps,
+            adversarial=self.step % self._loss.n_critic == 0,
+        )
+
+    def _discriminate(self, images: Tensor, student_images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with autocast(self._device, self._config.precision):
+            scores, activations = self.discriminator(torch.cat([images, student_images]), labels.repeat(2))
+        return scores.float(), activations
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Follow the student's weights: weight by weight, and its buffers exactly.
+
+        Early on the decay is lower, so that the random initial weights are forgotten.
+        """
+        if self.average is None:
+            return
+        decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.student.parameters()), 1 - decay)
+        torch._foreach_copy_(list(self.average.buffers()), list(self.student.buffers()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bit-identical continuation needs."""
+        state = {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "batches": self._batches.state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if self.discriminator is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.step = state["step"]
+        self.student.load_state_dict(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._batches.load_state_dict(state["batches"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self._discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])

@@ -1,0 +1,213 @@
+"""Teachers, records, and the stored teacher set."""
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skdcgn.counterfactuals import sample_counterfactuals
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import Mechanism, compose
+from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANGenerator
+from skdcgn.runtime import seeded, stream
+from skdcgn.students import SKDCGN
+from skdcgn.teachers import (
+    FreshBatches,
+    MNISTTeacher,
+    StoredBatches,
+    TeacherSet,
+    TeacherSetConfig,
+    balanced_labels,
+    draw_records,
+    draw_shard,
+    mnist_teacher,
+    set_folder,
+    to_float,
+    to_uint8,
+)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("dataset", ["colored", "double_colored", "wildlife"])
+def test_authors_weights_load_strictly_and_draw_digits(data_dir: Path, dataset: str) -> None:
+    teacher = mnist_teacher(dataset)
+    labels = balanced_labels(20, 10)
+    masks = teacher.render(Mechanism.SHAPE, teacher.sample_noise(200, stream(0, "test")), labels)
+    assert masks.shape == (200, 1, 32, 32)
+    assert 0.05 < masks.mean() < 0.3
+    assert ((masks > 0.05) & (masks < 0.95)).float().mean() < 0.1  # nearly binary
+    thin, thick = masks[labels == 1].mean(), masks[labels == 0].mean()
+    assert thin < 0.75 * thick  # a 1 has less ink than a 0
+
+
+def test_render_is_deterministic_and_in_range(random_teacher: MNISTTeacher) -> None:
+    noise, labels = random_teacher.sample_noise(4, stream(0, "z")), torch.arange(4)
+    for mechanism in Mechanism:
+        output = random_teacher.render(mechanism, noise, labels)
+        assert output.shape == (4, mechanism.channels, 32, 32)
+        assert output.min() >= (0 if mechanism is Mechanism.SHAPE else -1)
+        assert output.max() <= 1
+        assert torch.equal(output, random_teacher.render(mechanism, noise, labels))
+        assert not output.requires_grad
+
+
+def test_wrong_checkpoint_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    torch.save({"f_shape.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="not a checkpoint of an MNIST CGN"):
+        mnist_teacher("double_colored", tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("mechanism", list(Mechanism))
+def test_stored_noise_regenerates_its_image(tmp_path: Path, random_teacher: MNISTTeacher, mechanism: Mechanism) -> None:
+    """In the published pipeline not one of 10,000 images met the noise it had been made from."""
+    config = TeacherSetConfig(mechanism, per_class=3)
+    list(TeacherSet.write(tmp_path, random_teacher, config))
+    stored = TeacherSet(tmp_path)
+    assert torch.equal(stored.labels.bincount(), torch.full((10,), 3))
+    index = torch.tensor([0, 7, 29, 12])
+    records = stored.records(index)
+    again = mechanism.to_image(random_teacher.render(mechanism, records.noise, records.labels), mechanism.channels)
+    assert (records.images - again).abs().max() <= 1 / 255 + 1e-4  # a uint8 keeps it to half a step of 2/255
+
+
+def test_published_pairing_is_wrong_for_texture_and_right_for_shape(random_teacher: MNISTTeacher) -> None:
+    labels = balanced_labels(2, 10)
+    for mechanism in Mechanism:
+        records = draw_records(random_teacher, mechanism, labels, stream(0, "published"), published_code=True)
+        assert records.images.shape == (20, 3, 64, 64)
+        assert records.images.flatten(1).min(dim=1).values.max() < -0.7  # normalised per image
+        assert records.images.flatten(1).max(dim=1).values.min() > 0.7
+        output = mechanism.to_image(random_teacher.render(mechanism, records.noise, labels), 3)
+        rendered = output.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        correlations = [
+            np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(records.images, rendered, strict=True)
+        ]
+        assert (np.mean(correlations) > 0.9) == (mechanism is Mechanism.SHAPE)
+
+
+def test_set_is_resumable_and_a_lost_shard_comes_back_identical(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
+    config = TeacherSetConfig(Mechanism.TEXTURE, per_class=2)
+    folder = tmp_path / "set"
+    list(islice(TeacherSet.write(folder, random_teacher, config), 4))  # interrupted after four classes
+    with pytest.raises(InputError, match="no complete teacher set"):
+        TeacherSet(folder)
+    list(TeacherSet.write(folder, random_teacher, config))
+    whole = TeacherSet(folder).records(torch.arange(20))
+    (folder / "class-0003.safetensors").unlink()
+    with pytest.raises(InputError, match=r"class-0003\.safetensors is missing or damaged"):
+        TeacherSet(folder)
+    list(TeacherSet.write(folder, random_teacher, config))
+    again = TeacherSet(folder).records(torch.arange(20))
+    for first, second in zip(whole, again, strict=True):
+        assert torch.equal(first, second)
+    shard = draw_shard(random_teacher, config, 3)
+    assert torch.equal(to_float(to_uint8(shard.images)), again.images[6:8])
+
+
+def test_damaged_shard_is_named(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+    shard = tmp_path / "class-0001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(InputError, match="class-0001"):
+        TeacherSet(tmp_path)
+
+
+def test_folder_of_another_set_is_not_overwritten(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=1)))
+    with pytest.raises(InputError, match="another teacher or config"):
+        next(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+
+
+def test_splits_and_seeds_share_no_noise(random_teacher: MNISTTeacher) -> None:
+    configs = [TeacherSetConfig(Mechanism.SHAPE, 5, seed, split) for seed in (0, 1) for split in ("train", "heldout")]
+    rows = {tuple(row) for config in configs for row in draw_shard(random_teacher, config, 2).noise.tolist()}
+    assert len(rows) == 20
+    assert len({set_folder(Path("sets"), random_teacher, config) for config in configs}) == 4
+
+
+def test_stored_batches_visit_every_record_once_an_epoch(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+    batches = StoredBatches(TeacherSet(tmp_path), 5, stream(0, "batches"))
+    epochs = [torch.cat([next(batches).noise for _ in range(4)]) for _ in range(2)]
+    assert len({tuple(row) for row in epochs[0].tolist()}) == 20
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_batches_resume_where_they_were(tmp_path: Path, random_teacher: MNISTTeacher, stored: bool) -> None:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+
+    def batches() -> StoredBatches | FreshBatches:
+        if stored:
+            return StoredBatches(TeacherSet(tmp_path), 6, stream(0, "batches"))
+        return FreshBatches(random_teacher, Mechanism.SHAPE, 6, stream(0, "batches"))
+
+    first = batches()
+    for _ in range(4):
+        next(first)
+    second = batches()
+    second.load_state_dict(first.state_dict())
+    for _ in range(4):
+        for left, right in zip(next(first), next(second), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_too_small_a_set_is_refused(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=1)))
+    with pytest.raises(InputError, match="smaller than one batch"):
+        StoredBatches(TeacherSet(tmp_path), 64, stream(0, "batches"))
+
+
+def test_uint8_round_trip() -> None:
+    images = torch.linspace(-1, 1, 256).view(1, 1, 16, 16)
+    assert torch.allclose(to_float(to_uint8(images)), images, atol=1e-6)
+
+
+def _students() -> dict[Mechanism, TinyGANGenerator]:
+    with seeded(0, "students"):
+        return {mechanism: TinyGANGenerator(NATIVE_MNIST.for_mechanism(mechanism)) for mechanism in Mechanism}
+
+
+def test_students_and_teacher_are_interchangeable_sources(random_teacher: MNISTTeacher) -> None:
+    skdcgn = SKDCGN(_students())
+    labels = balanced_labels(2, 10)
+    noise = {mechanism: skdcgn.sample_noise(20, stream(1, mechanism)) for mechanism in Mechanism}
+    sampled = [
+        sample_counterfactuals(source, labels, stream(0, "cf"), noise=noise) for source in (random_teacher, skdcgn)
+    ]
+    for counterfactuals in sampled:
+        assert counterfactuals.images.shape == (20, 3, 32, 32)
+        composed = compose(counterfactuals.mask, counterfactuals.texture, counterfactuals.background)
+        assert torch.equal(counterfactuals.images, composed)
+    for mechanism in Mechanism:
+        assert torch.equal(sampled[0].labels[mechanism], sampled[1].labels[mechanism])
+    assert not torch.equal(sampled[0].images, sampled[1].images)
+
+
+def test_counterfactual_labels_are_permuted_only_when_asked(random_teacher: MNISTTeacher) -> None:
+    labels = balanced_labels(5, 10)
+    permuted = sample_counterfactuals(random_teacher, labels, stream(0, "cf")).labels
+    assert torch.equal(permuted[Mechanism.SHAPE], labels)
+    for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND):
+        assert torch.equal(permuted[mechanism].sort().values, labels.sort().values)
+        assert (permuted[mechanism] == labels).float().mean() < 0.4
+    assert not torch.equal(permuted[Mechanism.TEXTURE], permuted[Mechanism.BACKGROUND])
+    kept = sample_counterfactuals(random_teacher, labels, stream(0, "cf"), permute=False).labels
+    assert all(torch.equal(kept[mechanism], labels) for mechanism in Mechanism)
+
+
+def test_incomplete_skdcgn_is_refused() -> None:
+    students = _students()
+    del students[Mechanism.TEXTURE]
+    with pytest.raises(InputError, match="no texture student"):
+        SKDCGN(students)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(tmp_path: Path) -> None:
+    yield
+    assert not list(tmp_path.rglob(".*.part")), "a temporary file was left behind"
+    shutil.rmtree(tmp_path, ignore_errors=True)
