@@ -1,0 +1,203 @@
+"""The invariant classifier: architecture, training, evaluation, and the feature network made with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from skdcgn import classification
+from skdcgn.classification import (
+    ClassifierConfig,
+    Evaluation,
+    FeatureConfig,
+    evaluate,
+    fit,
+    load_feature_network,
+    main,
+    new_classifier,
+    train_classifier,
+)
+from skdcgn.data import TensorSet, make_dataset
+from skdcgn.errors import InputError
+from skdcgn.metrics import parameters
+from skdcgn.models.classifiers import InvariantCNN
+from skdcgn.runtime import stream
+from skdcgn.teachers import to_float
+
+BRIEF = ClassifierConfig(epochs=1, batch_size=16)
+
+
+def pixels(n: int) -> tuple[Tensor, Tensor]:
+    """A two-way task that anyone can learn: noise around a dark or a bright grey, (n, 3, 8, 8) uint8."""
+    generator = stream(0, "two-way")
+    labels = torch.randint(2, (n,), generator=generator)
+    noise = torch.randint(-60, 60, (n, 3, 8, 8), generator=generator)
+    return (80 + 96 * labels[:, None, None, None] + noise).to(torch.uint8), labels
+
+
+def same_weights(a: InvariantCNN, b: InvariantCNN) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_parameters_by_hand() -> None:
+    batch_norm = 2 * 3
+    convolutions = (3 * 25 + 1) * 32 + (32 * 9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 64
+    assert parameters(InvariantCNN()) == batch_norm + convolutions + (64 + 1) * 10 == 67_760
+    assert parameters(InvariantCNN(2)) == batch_norm + convolutions + (64 + 1) * 2
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_layers_are_those_of_the_original(size: int) -> None:
+    model = new_classifier(10, seed=0).eval()
+    images = torch.randn(4, 3, size, size, generator=stream(0, "images"))
+    state = {name.removeprefix("convolutions."): value for name, value in model.state_dict().items()}
+    x = F.batch_norm(images, state["0.running_mean"], state["0.running_var"], state["0.weight"], state["0.bias"])
+    x = F.max_pool2d(F.conv2d(x, state["1.weight"], state["1.bias"], padding=2).relu(), 3, 2, 1)
+    for layer, stride in ((4, 1), (6, 2), (8, 1)):
+        x = F.conv2d(x, state[f"{layer}.weight"], state[f"{layer}.bias"], stride, padding=1).relu()
+    assert x.shape == (4, 64, size // 4, size // 4)
+    torch.testing.assert_close(model.features(images), x.mean(dim=(2, 3)))
+    torch.testing.assert_close(model(images), x.mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"])
+
+
+def test_evaluation_by_hand() -> None:
+    class BrightestChannel(InvariantCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean(dim=(2, 3))
+
+    predicted = torch.tensor([0, 0, 1, 2, 2, 2, 0])
+    labels = torch.tensor([0, 1, 1, 0, 0, 0, 0])
+    images = (255 * F.one_hot(predicted, 3))[:, :, None, None].expand(-1, -1, 4, 4).to(torch.uint8)
+    model = BrightestChannel(3).train()
+    for batch_size in (2, 100):
+        evaluation = evaluate(model, images, labels, batch_size=batch_size)
+        assert evaluation.confusion.tolist() == [[2, 0, 3], [1, 1, 0], [0, 0, 0]]
+    assert evaluation.accuracy == pytest.approx(3 / 7)
+    assert evaluation.class_accuracy[:2].tolist() == pytest.approx([2 / 5, 1 / 2])
+    assert evaluation.class_accuracy[2].isnan()
+    assert not model.training
+
+
+def test_a_perfect_evaluation() -> None:
+    evaluation = Evaluation(torch.diag(torch.tensor([3, 4])))
+    assert evaluation.accuracy == 1
+    assert evaluation.class_accuracy.tolist() == [1, 1]
+
+
+def test_a_two_way_task_is_learned() -> None:
+    images, labels = pixels(512)
+    model = train_classifier(images[:256], labels[:256], ClassifierConfig(epochs=3, batch_size=16), num_classes=2)
+    assert not model.training
+    assert evaluate(model, images[256:], labels[256:]).accuracy > 0.98
+
+
+def test_training_reports_each_epoch() -> None:
+    images, labels = pixels(100)  # not a multiple of the batch size
+    model = new_classifier(2, seed=0)
+    reports = []
+    for epoch, measured in fit(model, images, labels, ClassifierConfig(epochs=3, batch_size=16), seed=0):
+        assert not model.training  # ready to be evaluated between two epochs
+        reports.append((epoch, measured))
+    assert [epoch for epoch, _ in reports] == [1, 2, 3]
+    assert reports[-1][1]["loss"] < reports[0][1]["loss"]
+    assert reports[-1][1]["accuracy"] > 0.9
+
+
+def test_biased_digits_teach_the_colour_and_not_the_shape() -> None:
+    training, test = make_dataset("digits", "train", seed=0, limit=400), make_dataset("digits", "test", seed=0)
+    model = train_classifier(training.pixels, training.labels, ClassifierConfig(epochs=4, batch_size=16))
+    assert evaluate(model, training.pixels, training.labels).accuracy > 0.98
+    assert evaluate(model, test.pixels, test.labels).accuracy < 0.3
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
+    images, labels = pixels(64)
+    before = torch.get_rng_state()
+    first = train_classifier(images, labels, BRIEF, seed=3, num_classes=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(1)
+    assert same_weights(first, train_classifier(images, labels, BRIEF, seed=3, num_classes=2))
+    assert not same_weights(first, train_classifier(images, labels, BRIEF, seed=4, num_classes=2))
+
+
+def test_pixels_and_floats_train_alike() -> None:
+    images, labels = pixels(64)
+    from_pixels = train_classifier(images, labels, BRIEF, num_classes=2)
+    from_floats = train_classifier(to_float(images), labels, BRIEF, num_classes=2)
+    assert same_weights(from_pixels, from_floats)
+    assert torch.equal(
+        evaluate(from_pixels, images, labels).confusion, evaluate(from_floats, to_float(images), labels).confusion
+    )
+
+
+def test_precision_changes_little() -> None:
+    images, labels = pixels(64)
+    fp32, bf16 = (
+        train_classifier(images, labels, ClassifierConfig(epochs=1, precision=precision), num_classes=2)
+        for precision in ("fp32", "bf16")
+    )
+    assert not same_weights(fp32, bf16)
+    torch.testing.assert_close(fp32.linear.weight, bf16.linear.weight, atol=0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "sentence"),
+    [(0, [], "one label for each image: got 0 and 0"), (2, [0], "2 and 1"), (2, [0, 2], "from 0 to 2.* 0 to 1")],
+)
+def test_bad_sets_are_told(count: int, labels: list[int], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        train_classifier(torch.zeros(count, 3, 8, 8), torch.tensor(labels), BRIEF, num_classes=2)
+
+
+def test_feature_network_reads_shapes_whatever_their_colour() -> None:
+    network = load_feature_network()
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    digits = make_dataset("digits", "test", seed=0)  # from another source than those it learned from
+    assert evaluate(network, digits.pixels, digits.labels).accuracy > 0.6
+    features = network.features(digits.images(slice(8)))
+    assert features.shape == (8, 64)
+    assert features.dtype == torch.float32
+
+
+@pytest.mark.data
+def test_feature_network_is_as_good_as_its_file_says(data_dir: Path) -> None:
+    file = Path(classification.__file__).parent / "assets" / classification.FEATURE_NETWORK
+    with safetensors.safe_open(file, "pt") as opened:
+        stated = float(opened.metadata()["test_accuracy"])
+    data = make_dataset("double_colored", "test", seed=0, root=data_dir, limit=2500)
+    # A tenth of the digits have the colour of their background: about 0.91 is the best one can do.
+    assert 0.88 < stated < 0.92
+    accuracy = evaluate(load_feature_network(), data.pixels, data.labels).accuracy
+    assert accuracy == pytest.approx(stated, abs=0.02)  # three standard errors
+
+
+def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def digits(dataset: str, split: str, seed: int, biased: bool | None = None) -> TensorSet:
+        asked.append((dataset, split, biased))
+        return make_dataset("digits", split, seed, biased, limit=32)
+
+    monkeypatch.setattr(classification, "make_dataset", digits)
+    out = tmp_path / "features.safetensors"
+    accuracy = main(FeatureConfig(out=out, classifier=BRIEF, device="cpu"))
+    assert asked == [("double_colored", "train", False), ("double_colored", "test", None)]
+    with safetensors.safe_open(out, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["command"] == "python -m skdcgn.classification --seed 0"
+    assert json.loads(metadata["classifier"])["epochs"] == 1
+    assert float(metadata["test_accuracy"]) == pytest.approx(accuracy, abs=1e-4)
+    assert str(tmp_path) not in str(metadata)
+    assert out.stat().st_size < 500_000
+    InvariantCNN().load_state_dict(safetensors.torch.load_file(out))
+
+
+def test_a_package_without_the_feature_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classification, "FEATURE_NETWORK", "absent.safetensors")
+    with pytest.raises(InputError, match=r"absent\.safetensors.*python -m skdcgn\.classification"):
+        load_feature_network()
