@@ -1,0 +1,29 @@
+"""Images as people look at them: pixels and comparison grids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_GAP = 2  # white pixels around each image
+
+
+def grid(rows: Sequence[Tensor], scale: int = 1) -> np.ndarray:
+    """Lay out rows of images in one picture.
+
+    Args:
+        rows: each (N, 1 or 3, H, W) in [-1, 1]; all rows have the same N, H and W.
+        scale: every pixel becomes scale x scale.
+
+    Returns:
+        (height, width, 3) uint8. Values are mapped by (x + 1) / 2, never stretched.
+    """
+    images = torch.stack([row.expand(-1, 3, -1, -1) for row in rows]).float().cpu()  # (R, N, 3, H, W)
+    images = F.pad(((images + 1) / 2).clamp(0, 1), (0, _GAP, 0, _GAP), value=1.0)
+    count, columns, _, height, width = images.shape
+    picture = images.permute(2, 0, 3, 1, 4).reshape(3, count * height, columns * width)
+    picture = F.pad(picture, (_GAP, 0, _GAP, 0), value=1.0)
+    pixels = (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,0 +1,241 @@
+"""Trainings as tracked runs: the loop that all of them share, and the distillation of one student."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from skdcgn import metrics
+from skdcgn.distill import DistillConfig, Distiller
+from skdcgn.evaluation import Features, HeldOut
+from skdcgn.losses import LossConfig
+from skdcgn.mechanisms import Mechanism
+from skdcgn.models.tinygan import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.runtime import Interruption, Runtime, load_checkpoint, save_checkpoint, seeded, stream
+from skdcgn.students import render
+from skdcgn.teachers import FreshBatches, StoredBatches, Teacher, TeacherSet, TeacherSetConfig, set_folder
+from skdcgn.tracking import Run
+
+
+class Trainer(Protocol):
+    """What can be trained by `train`: `distill.Distiller`, `cgn_training.CGNTrainer`."""
+
+    step: int
+    steps: int
+
+    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train to the last step, yielding (step, losses) after each."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Diverged(RuntimeError):
+    """A loss is not a finite number any more."""
+
+
+def evaluation_steps(steps: int, evaluations: int | Collection[float]) -> set[int]:
+    """Return the steps to evaluate at: so many, evenly spaced up to `steps`, or those at fractions of the training."""
+    if not isinstance(evaluations, int):
+        return {max(1, round(steps * fraction)) for fraction in evaluations}
+    return {round(steps * (index + 1) / evaluations) for index in range(evaluations)}
+
+
+def train(
+    trainer: Trainer,
+    run: Run,
+    runtime: Runtime,
+    evaluate: Callable[[int], None],
+    evaluate_at: Collection[int],
+    description: str,
+) -> None:
+    """Train to the end, from the run's last checkpoint where it has one.
+
+    Losses go to `loss/<term>`, the training's wall time to `cost/train_seconds`. The continuation of a killed run
+    is the same, bit for bit, as if nothing had happened (on one machine and one thread count).
+
+    Args:
+        trainer: what to train.
+        run: where everything is logged.
+        runtime: how often to log and to write checkpoints.
+        evaluate: called with the step; logs what it measures. It must draw from generators of its own.
+        evaluate_at: the steps at which to do so.
+        description: shown with the progress bar.
+
+    Raises:
+        Diverged: a loss is NaN or infinite; the message names the step and the loss.
+        Interrupted: SIGINT or SIGTERM came in; a checkpoint was left.
+    """
+    seconds = 0.0
+    if run.checkpoint.exists():
+        state = load_checkpoint(run.checkpoint)
+        trainer.load_state_dict(state["trainer"])
+        seconds = state["seconds"]
+    start = time.perf_counter() - seconds
+
+    def save() -> None:
+        run.flush()
+        state = {"trainer": trainer.state_dict(), "seconds": time.perf_counter() - start}
+        save_checkpoint(run.checkpoint, state | {"run_id": run.run_id})
+
+    with Interruption() as interruption, _progress(description, "step", trainer.steps, trainer.step) as bar:
+        for step, losses in trainer.fit():
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    raise Diverged(f"loss {name!r} is {value} at step {step}")
+            if step % runtime.log_every == 0 or step == 1:
+                run.log_metrics("loss", losses, step)
+            if step in evaluate_at:
+                evaluate(step)
+            if step % runtime.checkpoint_every == 0 or step == trainer.steps or interruption.signum is not None:
+                save()
+            bar.update()
+            interruption.check()
+    run.log_metrics("cost", {"train_seconds": time.perf_counter() - start}, trainer.steps)
+
+
+def _progress(description: str, unit: str, total: int, initial: int = 0) -> tqdm:
+    """A progress bar; where the output is no terminal, a line now and then."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, initial=initial, desc=description, unit=unit, mininterval=interval)
+
+
+class StudentRecipe(Protocol):
+    """The part of an experiment's config that says how a student is made."""
+
+    student: TinyGANConfig
+    distill: DistillConfig
+    loss: LossConfig
+    evaluations: int | tuple[float, ...]
+    """Held-out evaluations during training: how many, or at which fractions of it."""
+    heldout_per_class: int
+    """Held-out images of each class."""
+    runtime: Runtime
+
+
+def teacher_tags(profile: str, dataset: str, teacher: Teacher) -> dict[str, object]:
+    """Return the tags that every run with a teacher has."""
+    return {
+        "profile": profile,
+        "dataset": dataset,
+        "teacher": teacher.name,
+        "teacher_sha256": teacher.sha256,
+        "stand_in": teacher.stand_in,
+    }
+
+
+def distil(
+    run: Run,
+    teacher: Teacher,
+    mechanism: Mechanism,
+    recipe: StudentRecipe,
+    seed: int,
+    device: torch.device,
+    features: Features | None = None,
+    class_embedding: Tensor | None = None,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Distil one mechanism of a teacher into a student, as a run (paper Sec. 3.1).
+
+    The run gets the losses, held-out metrics and comparison images by step, the final metrics of student and
+    teacher, the student itself, and the tensors that the figures are drawn from.
+
+    Args:
+        run: where everything is logged.
+        teacher: the black box.
+        mechanism: which of its mechanisms.
+        recipe: architecture, training and objective of the student.
+        seed: of initial weights and training noise.
+        device: where to run.
+        features: for the Fréchet distance, see `metrics.fidelity`.
+        class_embedding: initial class embedding of the student, such as BigGAN's.
+        on_evaluation: called with the step and the metrics of each held-out evaluation; it may end the training by
+            raising, as a sweep does with optuna.TrialPruned.
+    """
+    distill, loss, runtime = recipe.distill.for_mechanism(mechanism), recipe.loss, recipe.runtime
+    config = recipe.student.for_mechanism(mechanism)
+    with seeded(seed, "student", mechanism):
+        generator = TinyGANGenerator(config, class_embedding)
+        discriminator = TinyGANDiscriminator(config, distill.discriminator_width) if loss.needs_discriminator else None
+    batches = _batches(run, teacher, mechanism, distill, seed, device)
+    epoch_images = (distill.per_class or DistillConfig.per_class) * teacher.num_classes
+    distiller = Distiller(
+        generator,
+        discriminator,
+        batches,
+        epoch_steps=max(1, epoch_images // distill.batch_size),
+        config=distill,
+        loss=loss,
+        device=device,
+        compile_student=runtime.compile,
+    )
+    heldout = HeldOut.unseen(teacher, mechanism, recipe.heldout_per_class, features, device)
+
+    def evaluate(step: int) -> None:
+        measured = heldout.measure(distiller.result)
+        run.log_metrics("heldout", measured, step)
+        run.log_image(f"{mechanism}/teacher over student", heldout.compare(distiller.result), step)
+        if on_evaluation is not None:
+            on_evaluation(step, measured)
+
+    run.log_dataset(f"{teacher.name}: {mechanism}", teacher.sha256, "rendered by the teacher", "training")
+    evaluate_at = evaluation_steps(distiller.steps, recipe.evaluations)
+    train(distiller, run, runtime, evaluate, evaluate_at, f"{mechanism} (seed {seed})")
+
+    final = heldout.measure(distiller.result)
+    if isinstance(batches, StoredBatches):
+        seen = HeldOut.seen(teacher, mechanism, batches.first(len(heldout.labels)), device)
+        final |= {f"seen_{name}": value for name, value in seen.measure(distiller.result).items()}
+    final |= _sizes(teacher, mechanism, distiller.result, heldout)
+    run.log_metrics("final", final, distiller.step)
+    run.log_metrics("cost", _latencies(teacher, mechanism, distiller.result, heldout), distiller.step)
+    run.log_student(distiller.result)
+    columns = 2 * teacher.num_classes
+    samples = {"teacher": heldout.teacher[:columns], "student": heldout.render(distiller.result, columns)}
+    run.log_tensors("samples", {"noise": heldout.noise[:columns], "labels": heldout.labels[:columns], **samples})
+
+
+def _batches(
+    run: Run, teacher: Teacher, mechanism: Mechanism, distill: DistillConfig, seed: int, device: torch.device
+) -> FreshBatches | StoredBatches:
+    """The student's data: the stored teacher set, written first where it is missing, or fresh records."""
+    if not distill.per_class:
+        return FreshBatches(teacher, mechanism, distill.batch_size, stream(seed, "train", mechanism, device=device))
+    config = TeacherSetConfig(mechanism, distill.per_class, seed, published_code=distill.published_code)
+    folder = set_folder(run.store.folder / "teacher_sets", teacher, config)
+    with _progress("teacher set", "class", total=teacher.num_classes) as bar:
+        for written, _ in TeacherSet.write(folder, teacher, config):
+            bar.update(written - bar.n)
+    return StoredBatches(TeacherSet(folder), distill.batch_size, stream(seed, "train", mechanism), device)
+
+
+def _sizes(teacher: Teacher, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
+    """Parameters, and multiply-accumulates of one image, of the student and of the teacher's mechanism."""
+    one = heldout.noise[:1], heldout.labels[:1]
+    return {
+        "parameters": metrics.parameters(student),
+        "teacher_parameters": teacher.parameters(mechanism),
+        "macs": metrics.macs(lambda: render(student, mechanism, *one)),
+        "teacher_macs": metrics.macs(lambda: teacher.render(mechanism, *one)),
+    }
+
+
+def _latencies(teacher: Teacher, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
+    """Milliseconds a batch of 1 and of 64, for the student and the teacher's mechanism."""
+    measured = {}
+    for batch in (1, 64):
+        noise = heldout.noise[:1].expand(batch, -1).contiguous()
+        labels = heldout.labels[:1].expand(batch).contiguous()
+        measured[f"latency_ms_batch_{batch}"] = metrics.latency_ms(partial(render, student, mechanism, noise, labels))
+        measured[f"teacher_latency_ms_batch_{batch}"] = metrics.latency_ms(
+            partial(teacher.render, mechanism, noise, labels)
+        )
+    return measured
