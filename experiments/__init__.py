@@ -1,0 +1,1 @@
+"""The experiments: one script, one claim of the paper."""

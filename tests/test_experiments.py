@@ -1,0 +1,71 @@
+"""Every experiment at smoke scale, run as a user runs it, with its headline metric checked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_training import PROJECT, _environment
+
+from skdcgn import tracking
+from skdcgn.mechanisms import Mechanism
+
+
+def _run(script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROJECT / "experiments" / f"{script}.py"), *options]
+    return subprocess.run(command, env=_environment(folder), capture_output=True, text=True, check=False)
+
+
+def test_mnist_kd_on_digits_without_data_or_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+    options = ("--profile", "smoke", "--dataset", "digits", "--runtime.threads", "1")
+    first = _run("mnist_kd", tmp_path, *options)
+    assert first.returncode == 0, first.stderr
+    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    children = [run for run in store.search("mnist_kd") if "mlflow.parentRunId" in run.data.tags]
+    assert {run.data.tags["mechanism"] for run in children} == set(Mechanism)
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["stand_in"] == "true"
+        assert run.data.metrics["final/parameters"] < run.data.metrics["final/teacher_parameters"]
+        assert 0 < run.data.metrics["final/l1"] < 2
+        assert run.data.metrics["final/frechet"] > 0
+        assert store.load_student(run.info.run_id).config.resolution == 32
+    (shape,) = [run for run in children if run.data.tags["mechanism"] == "shape"]
+    assert 0 <= shape.data.metrics["final/iou"] <= 1
+
+    again = _run("mnist_kd", tmp_path, *options)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("skipped") == 4  # three students and their teacher
+    assert len(store.search("mnist_kd")) == 4
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("dataset", ["double_colored", "wildlife"])
+def test_mnist_kd_on_the_authors_teacher(data_dir: Path, tmp_path: Path, dataset: str) -> None:
+    options = ("--profile", "smoke", "--dataset", dataset, "--mechanism", "shape", "--runtime.threads", "1")
+    done = _run("mnist_kd", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (child,) = [run for run in store.search("mnist_kd") if "mlflow.parentRunId" in run.data.tags]
+    assert child.data.tags["stand_in"] == "false"
+    assert dataset in child.data.tags["teacher"]
+    assert {"loss/feature", "loss/kl", "loss/discriminator", "final/iou", "final/seen_iou"} <= set(child.data.metrics)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--dataset", "digits", "--teacher", "x.pth"), "leave --teacher out"),
+        (("--teacher", "missing.pth"), "missing.pth"),
+        (("--runtime.device", "cuda:99"), "try cpu or auto"),
+        (("--loss.kl", "-1"), "negative"),
+        (("--student.resolution", "30"), "multiple of 8"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    done = _run("mnist_kd", tmp_path, "--profile", "smoke", *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
