@@ -1,0 +1,1 @@
+"""From the run store to figures, tables and the report: read-only, never trains."""

@@ -1,0 +1,171 @@
+"""The run store as pandas tables, and the choice of the runs that a figure or table shows."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from skdcgn.errors import InputError
+from skdcgn.tracking import Store
+
+MNIST_KD = "mnist_kd"
+"""The experiment that distils the MNIST mechanisms."""
+
+PROFILES = ("full", "paper", "quick", "smoke")
+"""Profiles in the order in which a figure prefers them: our best answer, the published setting, a first look, tests."""
+
+_DATASETS = {
+    "double_colored": "double-colored MNIST",
+    "colored": "colored MNIST",
+    "wildlife": "Wildlife MNIST",
+    "digits": "scikit-learn digits",
+}
+
+_TAGS = ("profile", "dataset", "mechanism", "seed", "teacher", "teacher_sha256", "stand_in", "hardware", "code_version")
+_PARENT = "mlflow.parentRunId"
+# Parameters that may differ between runs of one setting: the seed, and where and how a run executes.
+_NO_SETTING = ("param/seeds", "param/teacher", "param/runtime.")
+
+
+def finished_runs(store: Store, experiment: str) -> pd.DataFrame:
+    """Return the finished child runs of an experiment, newest first: one run, one row.
+
+    Columns: `run_id`, `name`, `start_time`, `parent` (a run id); every tag under its own name, `seed` as an integer
+    and `stand_in` as a boolean; metrics `final/*` and `cost/*` as floats; parameters as text under `param/*`. The
+    columns that choices are made by exist even where there are no runs.
+    """
+    runs = _finished(store, experiment)
+    return runs[runs["parent"].notna()].reset_index(drop=True)
+
+
+def finished_groups(store: Store, experiment: str) -> pd.DataFrame:
+    """Return the finished parent runs, each of which stands for one start of a script; see `finished_runs`."""
+    runs = _finished(store, experiment)
+    return runs[runs["parent"].isna()].reset_index(drop=True)
+
+
+def _finished(store: Store, experiment: str) -> pd.DataFrame:
+    rows = []
+    for run in store.search(experiment, "attributes.status = 'FINISHED'"):
+        tags, metrics = run.data.tags, run.data.metrics
+        rows.append(
+            {"run_id": run.info.run_id, "name": run.info.run_name, "parent": tags.get(_PARENT)}
+            | {"start_time": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")}
+            | {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
+            | {key: float(value) for key, value in metrics.items() if key.startswith(("final/", "cost/"))}
+            | {f"param/{key}": value for key, value in run.data.params.items()}
+        )
+    columns = ["run_id", "name", "parent", "start_time", *_TAGS]
+    frame = pd.DataFrame(rows)
+    frame = frame.reindex(columns=[*columns, *(column for column in frame.columns if column not in columns)])
+    frame["seed"] = pd.to_numeric(frame["seed"]).astype("Int64")
+    frame["stand_in"] = frame["stand_in"] == "true"
+    return frame
+
+
+def metric_history(store: Store, run_id: str, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the logged values of some metrics of a run: columns `key`, `step`, `value`, ordered by key and step.
+
+    Args:
+        store: the run store.
+        run_id: the run.
+        keys: metric names; one that ends in `/` stands for all metrics of that prefix.
+    """
+    logged = sorted(store.client.get_run(run_id).data.metrics)
+    rows = [
+        (key, metric.step, metric.timestamp, metric.value)
+        for key in logged
+        if any(key == wanted or (wanted.endswith("/") and key.startswith(wanted)) for wanted in keys)
+        for metric in store.client.get_metric_history(run_id, key)
+    ]
+    history = pd.DataFrame(rows, columns=["key", "step", "timestamp", "value"])
+    history = history.sort_values(["key", "step", "timestamp"], kind="stable")
+    # A run that was killed and continued may have logged a step twice: the later value is the one that counts.
+    return history.drop_duplicates(["key", "step"], keep="last").drop(columns="timestamp").reset_index(drop=True)
+
+
+def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None = None) -> pd.DataFrame:
+    """Choose the runs that a figure or table shows: the newest finished one for each seed, ordered by seed.
+
+    All of them are runs of one setting: where a script was run with several (other steps, other loss weights, another
+    teacher), only those that agree with the newest run count, so that no interval is taken over unlike things.
+
+    Args:
+        runs: from `finished_runs`.
+        dataset: value of the tag.
+        mechanism: value of the tag.
+        profile: value of the tag; by default the first of `PROFILES` that has a run.
+
+    Returns:
+        Rows of `runs`; none where no run fits.
+
+    Raises:
+        InputError: there is no such profile.
+    """
+    chosen = widest(runs[(runs["dataset"] == dataset) & (runs["mechanism"] == str(mechanism))], profile)
+    if chosen.empty:
+        return chosen
+    chosen = chosen.sort_values("start_time", ascending=False, kind="stable")
+    setting = ["teacher_sha256", *(c for c in chosen if c.startswith("param/") and not c.startswith(_NO_SETTING))]
+    newest = chosen[setting].iloc[0]
+    same = chosen[setting].eq(newest) | (chosen[setting].isna() & newest.isna())
+    return chosen[same.all(axis=1)].drop_duplicates("seed").sort_values("seed").reset_index(drop=True)
+
+
+def widest(runs: pd.DataFrame, profile: str | None = None) -> pd.DataFrame:
+    """Return the runs of a profile, by default of the first of `PROFILES` that has any.
+
+    Raises:
+        InputError: there is no such profile.
+    """
+    if profile not in (None, *PROFILES):
+        raise InputError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}.")
+    present = [profile] if profile else [name for name in PROFILES if (runs["profile"] == name).any()]
+    return runs[runs["profile"] == present[0]] if present else runs.iloc[:0]
+
+
+def main_dataset(store: Store) -> str:
+    """Return the dataset that the notebooks show: the paper's, unless only the offline digits were ever run."""
+    datasets = set(finished_runs(store, MNIST_KD)["dataset"])
+    return "digits" if datasets == {"digits"} else "double_colored"
+
+
+def steps(run: pd.Series) -> int:
+    """Return the number of training steps of a run of `mnist_kd`."""
+    own = run.get("param/distill.texture_steps", "None")
+    return int(run["param/distill.steps"] if own == "None" or run["mechanism"] == "shape" else own)
+
+
+def command(
+    script: str, dataset: str = "double_colored", mechanism: str | None = None, profile: str | None = None
+) -> str:
+    """Return the command that makes missing runs; flags that are the script's defaults are left out."""
+    flags = {
+        "--profile": profile if profile != "quick" else None,
+        "--dataset": dataset if dataset != "double_colored" else None,
+        "--mechanism": mechanism,
+    }
+    given = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    return " ".join([f"python experiments/{script}.py", *given])
+
+
+def dataset_title(dataset: str) -> str:
+    """Return what a title calls a dataset of `mnist_kd`.
+
+    Raises:
+        InputError: there is no such dataset.
+    """
+    if dataset not in _DATASETS:
+        raise InputError(f"there is no dataset {dataset!r}: choose one of {', '.join(_DATASETS)}.")
+    return _DATASETS[dataset]
+
+
+def stand_in_note(run: pd.Series) -> str:
+    """Say, for a title, in what way a run is less than the paper's experiment; empty where it is not."""
+    notes = []
+    if run["dataset"] == "digits":
+        notes.append("stand-in: not MNIST, and a teacher trained here")
+    elif run["stand_in"]:
+        notes.append("stand-in teacher")
+    if run["profile"] == "smoke":
+        notes.append("smoke test, a few training steps")
+    return "; ".join(notes)
