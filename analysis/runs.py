@@ -20,7 +20,18 @@ _DATASETS = {
     "digits": "scikit-learn digits",
 }
 
-_TAGS = ("profile", "dataset", "mechanism", "seed", "teacher", "teacher_sha256", "stand_in", "hardware", "code_version")
+_TAGS = (
+    "profile",
+    "overrides",
+    "dataset",
+    "mechanism",
+    "seed",
+    "teacher",
+    "teacher_sha256",
+    "stand_in",
+    "hardware",
+    "code_version",
+)
 _PARENT = "mlflow.parentRunId"
 # Parameters that may differ between runs of one setting: the seed, and where and how a run executes.
 _NO_SETTING = ("param/seeds", "param/teacher", "param/runtime.")
@@ -87,7 +98,8 @@ def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None
     """Choose the runs that a figure or table shows: the newest finished one for each seed, ordered by seed.
 
     All of them are runs of one setting: where a script was run with several (other steps, other loss weights, another
-    teacher), only those that agree with the newest run count, so that no interval is taken over unlike things.
+    teacher), only those count that agree with the newest run at the profile's own settings, so that no interval is
+    taken over unlike things.
 
     Args:
         runs: from `finished_runs`.
@@ -104,11 +116,19 @@ def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None
     chosen = widest(runs[(runs["dataset"] == dataset) & (runs["mechanism"] == str(mechanism))], profile)
     if chosen.empty:
         return chosen
-    chosen = chosen.sort_values("start_time", ascending=False, kind="stable")
+    # A trial with other settings does not take the place of the profile's own ones.
+    chosen = chosen.assign(changed=chosen["overrides"].fillna("none") != "none")
+    chosen = chosen.sort_values(["changed", "start_time"], ascending=[True, False], kind="stable")
     setting = ["teacher_sha256", *(c for c in chosen if c.startswith("param/") and not c.startswith(_NO_SETTING))]
     newest = chosen[setting].iloc[0]
     same = chosen[setting].eq(newest) | (chosen[setting].isna() & newest.isna())
-    return chosen[same.all(axis=1)].drop_duplicates("seed").sort_values("seed").reset_index(drop=True)
+    return (
+        chosen[same.all(axis=1)]
+        .drop(columns="changed")
+        .drop_duplicates("seed")
+        .sort_values("seed")
+        .reset_index(drop=True)
+    )
 
 
 def widest(runs: pd.DataFrame, profile: str | None = None) -> pd.DataFrame:

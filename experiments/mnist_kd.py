@@ -82,6 +82,8 @@ def main(config: Config) -> pd.DataFrame:
     if config.class_embedding:
         identity["class_embedding"] = sha256(config.class_embedding)
     tags = {**teacher_tags(config.profile, config.dataset, teacher), "source": "skdcgn", "paper": "Sec. 4.3, Fig. 7"}
+    scope = ("dataset", "mechanism", "seeds", "teacher")
+    tags["overrides"] = tracking.overrides(config, DEFAULTS[config.profile], scope)
     name = f"{config.dataset} {config.profile}"
     rows, runs = [], {}
     with store.start("mnist_kd", config, name, {**identity, "level": "group"}, tags, None, DESCRIPTION) as parent:

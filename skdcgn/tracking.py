@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +77,23 @@ def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if key != "runtime" and value is not None and not isinstance(value, Path)
     }
+
+
+def overrides(config: Any, default: Any, scope: Sequence[str]) -> str:
+    """Say in what a config departs from its profile's default: `loss.kl=0.5, distill.steps=100`, or `none`.
+
+    Args:
+        config: the config of a run.
+        default: the profile's.
+        scope: fields that choose what to run rather than how, such as the data set and the seeds: left out.
+    """
+    ours, theirs = (flatten(dataclasses.asdict(each)) for each in (config, default))
+    changed = [
+        f"{key}={value}"
+        for key, value in ours.items()
+        if value != theirs[key] and key.split(".")[0] not in (*scope, "runtime")
+    ]
+    return ", ".join(changed) or "none"
 
 
 def code_version(experiment: str) -> str:

@@ -156,6 +156,18 @@ def test_latest_prefers_the_widest_profile(finished: pd.DataFrame, present: tupl
     assert runs.latest(several, "double_colored", "texture", present[0])["profile"].tolist() == [present[0]]
 
 
+def test_a_trial_with_other_settings_does_not_take_the_place_of_the_profiles_own(finished: pd.DataFrame) -> None:
+    settings = finished.assign(overrides="none")
+    trial = (
+        runs.latest(settings, "double_colored", "shape")
+        .iloc[[0]]
+        .assign(run_id="trial", overrides="loss.kl=0.5", start_time=pd.Timestamp("2100-01-01", tz="UTC"))
+    )
+    both = pd.concat([settings, trial], ignore_index=True)
+    assert "trial" not in set(runs.latest(both, "double_colored", "shape")["run_id"])
+    assert list(runs.latest(trial, "double_colored", "shape")["run_id"]) == ["trial"]
+
+
 def test_an_unknown_profile_or_dataset_is_refused(store: tracking.Store, finished: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="no profile 'huge': choose one of full, paper"):
         runs.latest(finished, "double_colored", "shape", "huge")

@@ -177,5 +177,12 @@ def test_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
         tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
+def test_overrides_name_what_was_changed() -> None:
+    assert tracking.overrides(Config(runtime=Runtime(threads=3)), Config(), ()) == "none"
+    changed = Config(weight=2.0, sizes=(3,))
+    assert tracking.overrides(changed, Config(), ()) == "weight=2.0, sizes=(3,)"
+    assert tracking.overrides(changed, Config(), ("sizes",)) == "weight=2.0"
+
+
 def test_flatten() -> None:
     assert tracking.flatten({"loss": {"kl": 1}, "seed": 0}) == {"loss.kl": 1, "seed": 0}
