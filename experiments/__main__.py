@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import tyro
 from tqdm import tqdm
@@ -46,36 +46,43 @@ class Entry:
     arguments: tuple[str, ...]
     """The command after `python`; {profile} and {dataset} stand for the suite's."""
     estimates: Mapping[Profile, Estimate]
-    teacher: Mapping[Profile, Estimate] | None = None
-    """What training a teacher adds with --dataset digits."""
-    includes: tuple[str, ...] = ()
-    """Other experiments whose scripts it runs as a part of its own."""
+    """What it takes where nothing of it is finished yet."""
+    digits_only: bool = False
+    """Whether it is needed with --dataset digits alone."""
 
     def command(self, profile: Profile, dataset: str) -> list[str]:
         """Return what to give to `python`."""
         return [argument.format(profile=profile, dataset=dataset) for argument in self.arguments]
 
-    def estimate(self, profile: Profile, dataset: str) -> Estimate:
-        """Return what the entry takes where nothing of it is finished yet."""
-        own = self.estimates[profile]
-        if dataset != "digits" or self.teacher is None:
-            return own
-        return Estimate(own.runs + self.teacher[profile].runs, own.minutes + self.teacher[profile].minutes)
-
 
 PLAN = (
     Entry(
-        "mnist_kd",
-        ("experiments/mnist_kd.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(4, 0.5), "quick": Estimate(4, 5), "full": Estimate(4, 90), "paper": Estimate(4, 120)},
-        teacher={"smoke": Estimate(1, 0.5), "quick": Estimate(1, 3), "full": Estimate(1, 8), "paper": Estimate(1, 60)},
-        includes=("train_cgn_mnist",),
+        "train_cgn_mnist",
+        ("experiments/train_cgn_mnist.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(1, 0.5), "quick": Estimate(1, 3), "full": Estimate(1, 10), "paper": Estimate(1, 60)},
+        digits_only=True,
     ),
     Entry(
-        "report",
-        ("-m", "analysis.render"),
-        {"smoke": Estimate(0, 1), "quick": Estimate(0, 1), "full": Estimate(0, 1), "paper": Estimate(0, 1)},
+        "mnist_kd",
+        ("experiments/mnist_kd.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(4, 0.5), "quick": Estimate(4, 6), "full": Estimate(4, 60), "paper": Estimate(4, 110)},
     ),
+    Entry(
+        "ablation_losses",
+        ("experiments/ablation_losses.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(19, 1), "quick": Estimate(55, 8), "full": Estimate(91, 490), "paper": Estimate(91, 3200)},
+    ),
+    Entry(
+        "kl_convergence",
+        ("experiments/kl_convergence.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(10, 0.7), "quick": Estimate(28, 5), "full": Estimate(46, 250), "paper": Estimate(46, 1600)},
+    ),
+    Entry(
+        "noise_pairing",
+        ("experiments/noise_pairing.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(7, 0.5), "quick": Estimate(19, 2), "full": Estimate(31, 100), "paper": Estimate(31, 1000)},
+    ),
+    Entry("report", ("-m", "analysis.render"), dict.fromkeys(get_args(Profile), Estimate(0, 1))),
 )
 """The suite, in order."""
 
@@ -116,10 +123,10 @@ def main(config: Config) -> None:
         Interrupted: SIGINT or SIGTERM came in; the running experiment left a checkpoint.
         SystemExit: with code 1 where an experiment failed.
     """
-    entries = select(config.only)
     dataset, reason = choose_dataset(config.dataset)
+    entries = select(config.only, dataset)
     _say(f"data: {reason}")
-    estimates = [entry.estimate(config.profile, dataset) for entry in entries]
+    estimates = [entry.estimates[config.profile] for entry in entries]
     total = sum(estimate.minutes for estimate in estimates)
     steps = "1 step" if len(entries) == 1 else f"{len(entries)} steps"
     _say(f"plan: {steps} at --profile {config.profile}, {_about(total)} on 2 CPU cores")
@@ -147,17 +154,20 @@ def main(config: Config) -> None:
         raise SystemExit(1)
 
 
-def select(names: Sequence[str]) -> list[Entry]:
-    """Return the entries of the plan with these names, in the plan's order; all of them for no names.
+def select(names: Sequence[str], dataset: str) -> list[Entry]:
+    """Return the steps of the plan with these names, in the plan's order; all that a data set needs for no names.
 
     Raises:
         InputError: a name is not in the plan.
     """
-    known = [entry.name for entry in PLAN]
+    plan = [entry for entry in PLAN if dataset == "digits" or not entry.digits_only]
+    known = [entry.name for entry in plan]
     for name in names:
         if name not in known:
-            raise InputError(f"there is no step {name!r} in the plan: --only takes {', '.join(known)}.")
-    return [entry for entry in PLAN if not names or entry.name in names]
+            raise InputError(
+                f"with --dataset {dataset} the plan has no step {name!r}: --only takes {', '.join(known)}."
+            )
+    return [entry for entry in plan if not names or entry.name in names]
 
 
 def choose_dataset(requested: str) -> tuple[str, str]:
@@ -218,9 +228,8 @@ def _execute(command: Sequence[str], interruption: Interruption) -> int:
 
 
 def _finished(entry: Entry, store: tracking.Store) -> set[str]:
-    """Return the ids of the finished runs of an entry's experiments."""
-    runs = [store.search(name, "attributes.status = 'FINISHED'") for name in (entry.name, *entry.includes)]
-    return {run.info.run_id for found in runs for run in found}
+    """Return the ids of the finished runs of an entry's experiment."""
+    return {run.info.run_id for run in store.search(entry.name, "attributes.status = 'FINISHED'")}
 
 
 def _say(text: str) -> None:
@@ -231,7 +240,7 @@ def _say(text: str) -> None:
 def _say_plan(entries: Sequence[Entry], estimates: Sequence[Estimate], profile: Profile, dataset: str) -> None:
     width = max(len(entry.name) for entry in entries)
     for index, (entry, estimate) in enumerate(zip(entries, estimates, strict=True), start=1):
-        runs = f"{estimate.runs} runs" if estimate.runs else ""
+        runs = {0: "", 1: "1 run"}.get(estimate.runs, f"{estimate.runs} runs")
         command = shlex.join(["python", *entry.command(profile, dataset)])
         _say(f"[{index}/{len(entries)}] {entry.name:{width}}  {runs:>8}  {_about(estimate.minutes):>23}  {command}")
     _say("Runs that are finished are skipped. This was a dry run: nothing was run.")
