@@ -121,7 +121,20 @@ def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(1)
     assert same_weights(first, train_classifier(images, labels, BRIEF, seed=3, num_classes=2))
-    assert not same_weights(first, train_classifier(images, labels, BRIEF, seed=4, num_classes=2))
+    assert same_weights(new_classifier(2, seed=3), new_classifier(2, seed=3))
+    assert not same_weights(new_classifier(2, seed=3), new_classifier(2, seed=4))
+    other_order = new_classifier(2, seed=3)
+    list(fit(other_order, images, labels, BRIEF, seed=4))
+    assert not same_weights(first, other_order)
+
+
+def test_gamma_scales_the_learning_rate_after_each_epoch() -> None:
+    images, labels = pixels(64)
+    models = (
+        train_classifier(images, labels, ClassifierConfig(epochs=epochs, gamma=0.0), num_classes=2) for epochs in (1, 3)
+    )
+    one, three = (torch.cat([parameter.flatten() for parameter in model.parameters()]) for model in models)
+    assert torch.equal(one, three)
 
 
 def test_pixels_and_floats_train_alike() -> None:
