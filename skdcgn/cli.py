@@ -1,10 +1,15 @@
 """Command lines: one typed config per script, defaults from a scale profile, and errors a user can act on."""
 
+import dataclasses
+import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from skdcgn.errors import InputError
 from skdcgn.runtime import Interrupted
@@ -15,23 +20,88 @@ Config = TypeVar("Config")
 def parse(defaults: Mapping[str, Config], description: str | None = None, args: Sequence[str] | None = None) -> Config:
     """Read a config from the command line, over the defaults of the profile that `--profile` names.
 
+    `--config FILE` puts the fields that a YAML or JSON file names in between: over the profile, under the flags.
+
     Args:
         defaults: the config of each profile. Its `profile` field is that name; every other flag overrides a field.
         description: shown by `--help`; usually the script's docstring.
         args: the arguments, `sys.argv[1:]` by default.
+
+    Raises:
+        InputError: the file cannot be read, or names a field or a value that the config cannot have.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    default = defaults.get(_peek_profile(arguments), defaults["quick"])  # tyro complains of a wrong name
+    file = _take(arguments, "--config", remove=True)
+    overrides = read_overrides(Path(file)) if file else {}
+    profile = _take(arguments, "--profile") or overrides.get("profile", "quick")
+    default = defaults.get(profile) if isinstance(profile, str) else None
+    default = override(default or defaults["quick"], overrides, str(file))  # tyro complains of a wrong --profile
+    description = f"{description or ''}\n\n--config FILE takes fields from a YAML or JSON file, such as a sweep's best."
     return tyro.cli(type(default), default=default, description=description, args=arguments)
 
 
-def _peek_profile(arguments: list[str]) -> str | None:
-    """Find the value of `--profile NAME` or `--profile=NAME`."""
+def read_overrides(path: Path) -> dict[str, Any]:
+    """Read a file of config fields: nested mappings in YAML or JSON, such as `loss: {kl: 0.5}`.
+
+    Raises:
+        InputError: there is no such file, or it is something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"--config {path} cannot be read ({reason}): give a YAML or JSON file of fields.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} holds no fields: it should look like `loss: {{kl: 0.5}}`.")
+    return content
+
+
+def override(config: Config, values: Mapping[str, Any], source: str, prefix: str = "") -> Config:
+    """Return a config with fields replaced, in nested configs too.
+
+    Args:
+        config: a dataclass.
+        values: field to value, or to a mapping where the field is a config itself.
+        source: where they come from, for messages.
+        prefix: of the fields, for messages.
+
+    Raises:
+        InputError: there is no such field, or it cannot have such a value.
+    """
+    hints = get_type_hints(type(config))
+    changes = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            close = difflib.get_close_matches(str(key), hints, 1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(hints)}."
+            raise InputError(f"{source} names a field {name}, which this script does not have: {hint}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{source} gives {name} the value {value!r}: it takes fields, as in `{key}: {{...}}`.")
+            changes[key] = override(current, value, source, f"{name}.")
+            continue
+        try:
+            changes[key] = TypeAdapter(hints[key]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise InputError(f"{source} gives {name} the value {value!r}: {reason[0].lower()}{reason[1:]}.") from None
+    return dataclasses.replace(config, **changes)
+
+
+def _take(arguments: list[str], flag: str, remove: bool = False) -> str | None:
+    """Find the value of `--flag VALUE` or `--flag=VALUE`, and remove both if asked to."""
     for position, argument in enumerate(arguments):
-        if argument == "--profile" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith("--profile="):
-            return argument.removeprefix("--profile=")
+        found = None
+        if argument == flag and position + 1 < len(arguments):
+            found, length = arguments[position + 1], 2
+        elif argument.startswith(f"{flag}="):
+            found, length = argument.removeprefix(f"{flag}="), 1
+        if found is not None:
+            if remove:
+                del arguments[position : position + length]
+            return found
     return None
 
 
