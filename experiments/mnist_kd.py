@@ -65,7 +65,14 @@ class Config:
 
 DEFAULTS = {
     name: Config(
-        name, scale.student, scale.distill, scale.loss, scale.seeds[:1], scale.evaluations, scale.heldout_per_class
+        name,
+        scale.student,
+        scale.distill,
+        scale.loss,
+        scale.seeds[:1],
+        scale.evaluations,
+        scale.heldout_per_class,
+        runtime=Runtime(threads=scale.threads),
     )
     for name, scale in MNIST.items()
 }

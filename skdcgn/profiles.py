@@ -39,6 +39,8 @@ class Scale:
     """Held-out evaluations during a training."""
     heldout_per_class: int
     """Held-out images of each class."""
+    threads: int = 1
+    """CPU threads of a training, see `runtime.Runtime`."""
 
 
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
@@ -84,10 +86,10 @@ MNIST: dict[Profile, Scale] = {
         student=NATIVE_MNIST,
         distill=_NATIVE_DISTILL,
         loss=_NATIVE_LOSS,
-        ablation=replace(_ABLATION, steps=180, learning_rate=6e-3, per_class=192),
+        ablation=replace(_ABLATION, steps=180, learning_rate=8e-3, per_class=192),
         ablation_loss=LossConfig(lambda_1_decay=0.1),
         ablation_heldout_per_class=20,
-        cgn=CGNTrainingConfig(steps=4000),
+        cgn=CGNTrainingConfig(steps=3000),
         seeds=(0, 1, 2),
         evaluations=5,
         heldout_per_class=100,
@@ -115,5 +117,6 @@ MNIST: dict[Profile, Scale] = {
         seeds=(0, 1, 2, 3, 4),
         evaluations=_PAPER_EPOCHS,
         heldout_per_class=100,
+        threads=0,
     ),
 }

@@ -50,6 +50,7 @@ for _chatty in ("mlflow.system_metrics", "mlflow.store.db.utils", "alembic"):
 
 
 _BATCH = 1000  # MLflow takes at most this many metrics in one call
+_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
 _PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -152,7 +153,7 @@ class Store:
         if existing is None:
             location = str(self.folder.resolve() / "artifacts" / name) if self._local else None
             try:
-                experiment_id = self.client.create_experiment(name, artifact_location=location)
+                experiment_id = self.client.create_experiment(name, location, tags=_EXPERIMENT_KIND)
             except MlflowException:  # another process was faster
                 experiment_id = self.client.get_experiment_by_name(name).experiment_id
         else:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from test_training import PROJECT, _environment
 
-from skdcgn import tracking
+from experiments import mnist_kd
+from skdcgn import cli, tracking
 from skdcgn.mechanisms import Mechanism
 
 
@@ -64,8 +65,29 @@ def test_mnist_kd_on_the_authors_teacher(data_dir: Path, tmp_path: Path, dataset
         (("--student.resolution", "30"), "multiple of 8"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
-    done = _run("mnist_kd", tmp_path, "--profile", "smoke", *options)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    store: tracking.Store, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+) -> None:
+    arguments = ["--profile", "smoke", *options]
+    with pytest.raises(SystemExit) as exit_:
+        cli.entry(lambda: mnist_kd.main(cli.parse(mnist_kd.DEFAULTS, args=arguments)))
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+    assert not store.search("mnist_kd")  # nothing half-done is left behind
+
+
+def test_wrong_flag_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(mnist_kd.DEFAULTS, args=["--mechanism", "shade"])
+    assert exit_.value.code == 2
+    assert "shape" in capsys.readouterr().err
+
+
+def test_profile_sets_the_defaults_and_flags_override_them() -> None:
+    assert cli.parse(mnist_kd.DEFAULTS, args=[]) == mnist_kd.DEFAULTS["quick"]
+    for arguments in (["--profile", "paper", "--loss.kl", "0.5"], ["--loss.kl=0.5", "--profile=paper"]):
+        config = cli.parse(mnist_kd.DEFAULTS, args=arguments)
+        assert config.student == mnist_kd.DEFAULTS["paper"].student
+        assert config.loss.kl == 0.5
