@@ -72,7 +72,6 @@ DEFAULTS = {
         scale.seeds[:1],
         scale.evaluations,
         scale.heldout_per_class,
-        runtime=Runtime(threads=scale.threads),
     )
     for name, scale in MNIST.items()
 }

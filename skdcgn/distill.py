@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from skdcgn.losses import LossConfig, discriminator_terms, generator_terms
 from skdcgn.mechanisms import Mechanism
@@ -159,7 +160,7 @@ class Distiller:
         if self.discriminator is None:
             return {}
         self.discriminator.requires_grad_(True)
-        scores, _ = self._discriminate(images, student_images, labels)
+        scores, _ = self._discriminate(torch.cat([images, student_images]), labels.repeat(2))
         terms = discriminator_terms(*scores.chunk(2), self._loss)
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
@@ -171,12 +172,10 @@ class Distiller:
         teacher_activations, student_activations, student_scores = [], [], None
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
-            scores, activations = self._discriminate(images, student_images, labels)
-            student_scores = scores.chunk(2)[1]
-            for activation in activations:
-                teacher_activation, student_activation = activation.float().chunk(2)
-                teacher_activations.append(teacher_activation.detach())
-                student_activations.append(student_activation)
+            with parametrize.cached():  # one spectral norm for both passes
+                with torch.no_grad():  # in one pass with the student's, the teacher's half would be differentiated too
+                    _, teacher_activations = self._discriminate(images, labels)
+                student_scores, student_activations = self._discriminate(student_images, labels)
         return generator_terms(
             images,
             student_images,
@@ -188,10 +187,10 @@ class Distiller:
             adversarial=self.step % self._loss.n_critic == 0,
         )
 
-    def _discriminate(self, images: Tensor, student_images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         with autocast(self._device, self._config.precision):
-            scores, activations = self.discriminator(torch.cat([images, student_images]), labels.repeat(2))
-        return scores.float(), activations
+            scores, activations = self.discriminator(images, labels)
+        return scores.float(), [activation.float() for activation in activations]
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -39,8 +39,6 @@ class Scale:
     """Held-out evaluations during a training."""
     heldout_per_class: int
     """Held-out images of each class."""
-    threads: int = 1
-    """CPU threads of a training, see `runtime.Runtime`."""
 
 
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
@@ -117,6 +115,5 @@ MNIST: dict[Profile, Scale] = {
         seeds=(0, 1, 2, 3, 4),
         evaluations=_PAPER_EPOCHS,
         heldout_per_class=100,
-        threads=0,
     ),
 }

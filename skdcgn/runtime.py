@@ -25,7 +25,8 @@ class Runtime:
     device: str = "auto"
     """Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     threads: int = 1
-    """CPU threads; 0 lets PyTorch choose. The right-sized networks are fastest on one: several wait for each other."""
+    """CPU threads; 0 lets PyTorch choose. One is fastest here: in bf16, several wait for each other more than they
+    work, several times over where other programs share the cores."""
     compile: bool = False
     """Compile the student with torch.compile (worth it on GPU only: slower than eager on CPU)."""
     checkpoint_every: int = 250

@@ -67,7 +67,8 @@ def render(student: TinyGANGenerator, mechanism: Mechanism, noise: Tensor, label
     """Run one student in eval mode and map its image to the mechanism's own range and channels."""
     training = student.training
     student.eval()
-    output = mechanism.from_image(student(noise, labels).float())
+    device = student.fc.weight.device
+    output = mechanism.from_image(student(noise.to(device), labels.to(device)).float())
     student.train(training)
     return output
 

@@ -50,7 +50,7 @@ class Teacher(Protocol):
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Return a mask (B, 1, H, W) in [0, 1], or a texture or background (B, 3, H, W) in [-1, 1].
 
-        The same input always gives the same output.
+        The same input always gives the same output. Inputs may lie on any device; the output is on the teacher's.
         """
         ...
 
@@ -86,7 +86,8 @@ class MNISTTeacher:
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism; see `Teacher.render`."""
-        return self._cgn(mechanism, noise, labels)
+        device = self._cgn.label_emb.weight.device
+        return self._cgn(mechanism, noise.to(device), labels.to(device))
 
     def parameters(self, mechanism: Mechanism) -> int:
         """Count the parameters of a mechanism's own network (the shared label embedding left out)."""
@@ -164,12 +165,13 @@ def draw_records(
     """
     noise = teacher.sample_noise(len(labels), generator)
     if not published_code:
-        return Records(noise, labels, mechanism.to_image(teacher.render(mechanism, noise, labels), mechanism.channels))
+        output = teacher.render(mechanism, noise, labels).to(noise.device)
+        return Records(noise, labels, mechanism.to_image(output, mechanism.channels))
     if mechanism is Mechanism.SHAPE:
-        output = teacher.render(mechanism, noise, labels)
+        output = teacher.render(mechanism, noise, labels).to(noise.device)
     else:
         own_noise = teacher.sample_noise(len(labels), generator)  # rendered from, and never stored
-        output = shuffle_patches(teacher.render(mechanism, own_noise, labels), generator)
+        output = shuffle_patches(teacher.render(mechanism, own_noise, labels).to(noise.device), generator)
     return Records(noise, labels, _as_published_files(mechanism.to_image(output, 3)))
 
 
