@@ -183,7 +183,7 @@ def macs(forward: Callable[[], object]) -> int:
 
 
 @torch.no_grad()
-def latency_ms(forward: Callable[[], object], repeats: int = 20) -> float:
+def latency_ms(forward: Callable[[], object], repeats: int = 7) -> float:
     """Return the median wall time of a call in milliseconds, after three calls to warm up."""
     times = []
     for repeat in range(repeats + 3):

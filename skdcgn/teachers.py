@@ -345,10 +345,10 @@ class StoredBatches:
         self._order = torch.randperm(len(self._records), generator=self._generator)
         self._position = 0
 
-    def first(self, count: int) -> Records:
-        """Return up to `count` records of the training set itself, classes as evenly mixed as they can be."""
-        step = max(1, len(self._records) // count)
-        return self._records.records(torch.arange(0, len(self._records), step)[:count])
+    def sample(self, count: int) -> Records:
+        """Return `count` records of the training set itself (all of a smaller one), evenly spread over the classes."""
+        count = min(count, len(self._records))
+        return self._records.records(torch.linspace(0, len(self._records) - 1, count).round().long())
 
     def __next__(self) -> Records:
         if self._position + self._batch_size > len(self._records):

@@ -192,7 +192,7 @@ def distil(
 
     final = heldout.measure(distiller.result)
     if isinstance(batches, StoredBatches):
-        seen = HeldOut.seen(teacher, mechanism, batches.first(len(heldout.labels)), device)
+        seen = HeldOut.seen(teacher, mechanism, batches.sample(len(heldout.labels)), device)
         final |= {f"seen_{name}": value for name, value in seen.measure(distiller.result).items()}
     final |= _sizes(teacher, mechanism, distiller.result, heldout)
     run.log_metrics("final", final, distiller.step)

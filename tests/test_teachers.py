@@ -136,6 +136,14 @@ def test_stored_batches_visit_every_record_once_an_epoch(tmp_path: Path, random_
     assert not torch.equal(epochs[0], epochs[1])
 
 
+@pytest.mark.parametrize("count", [10, 15, 20, 50])
+def test_sample_of_the_training_set_has_all_classes(tmp_path: Path, random_teacher: MNISTTeacher, count: int) -> None:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+    labels = StoredBatches(TeacherSet(tmp_path), 5, stream(0, "batches")).sample(count).labels
+    assert len(labels) == min(count, 20)
+    assert set(labels.tolist()) == set(range(10))
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_batches_resume_where_they_were(tmp_path: Path, random_teacher: MNISTTeacher, stored: bool) -> None:
     list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
