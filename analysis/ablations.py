@@ -1,0 +1,523 @@
+"""Appendix D from the run store: Figures 12 to 16, curves, tables and verdicts of the ablations.
+
+python -m analysis.ablations --output analysis/reference     small copies to keep: a CSV row a run, PNG figures
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from analysis import runs, style
+from analysis.style import Block
+from skdcgn import cli, tracking
+from skdcgn.mechanisms import Mechanism
+from skdcgn.metrics import mean_interval
+from skdcgn.runtime import atomic_path
+from skdcgn.tracking import Store
+from skdcgn.variants import APPENDIX_D, KL_TERMS
+
+ABLATION = "ablation_losses"
+CONVERGENCE = "kl_convergence"
+PAIRING = "noise_pairing"
+
+ARMS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    ABLATION: ("variant", {name: preset.title for name, preset in APPENDIX_D.items()}),
+    CONVERGENCE: ("kl", {name: preset.title for name, preset in KL_TERMS.items()}),
+    PAIRING: ("pairing", {"exact": "exact noise", "published": "published pairing"}),
+}
+"""Experiment to the tag that tells what it compares, and the tag's values with their titles, the plain one first."""
+
+METRICS = {
+    "iou": "mask IoU ↑",
+    "l1": "L1 ↓",
+    "ssim": "SSIM ↑",
+    "frechet": "Fréchet ↓",
+    "noise_energy": "noise energy",
+    "steps_to_target": "steps to target ↓",
+    "noise_response": "noise response ↑",
+    "seen_l1": "L1 on seen noise ↓",
+    "seen_iou": "mask IoU on seen noise ↑",
+}
+"""Metrics of the tables, `final/` left out."""
+
+_RISING = ("iou", "ssim", "noise_response", "seen_iou")  # more is better
+_EPOCHS = 30  # of the paper's trainings, by which its figures count
+_COLUMNS = 10  # images in a row: one for each digit
+
+
+def chosen(store: Store, experiment: str, dataset: str = "double_colored", profile: str | None = None) -> pd.DataFrame:
+    """Choose the runs that are compared: for each mechanism and arm the newest finished one of each seed.
+
+    All runs of a mechanism agree in architecture, training and teacher, so that only the arm differs.
+
+    Args:
+        store: the run store.
+        experiment: a key of `ARMS`.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    finished = runs.finished_runs(store, experiment)
+    tag, titles = ARMS[experiment]
+    if tag not in finished:
+        return finished.iloc[:0].assign(**{tag: None})
+    finished = runs.widest(finished[finished["dataset"] == dataset], profile)
+    settings = [c for c in finished if re.match(r"param/(student|distill|heldout|evaluations)", c)]
+    settings = [c for c in settings if c != "param/distill.published_code"] + ["teacher_sha256"]
+    parts = []
+    for mechanism in Mechanism:
+        of_mechanism = finished[finished["mechanism"] == mechanism]
+        if of_mechanism.empty:
+            continue
+        newest = runs.latest(of_mechanism, dataset, mechanism, profile)[settings].iloc[0]
+        same = of_mechanism[(of_mechanism[settings].eq(newest) | of_mechanism[settings].isna()).all(axis=1)]
+        parts += [runs.latest(same[same[tag] == arm], dataset, mechanism, profile) for arm in titles]
+    return pd.concat(parts, ignore_index=True) if parts else finished
+
+
+# --- figures
+
+
+def figure_over_training(
+    store: Store, number: int, variant: str, dataset: str = "double_colored", profile: str | None = None
+) -> Figure:
+    """Draw Fig. 12, 13 or 16: masks of the teacher over those of a variant's student, after epochs 2, 10 and 30 of 30.
+
+    The captions of the paper name three mechanisms, its text the mask alone, which is what its pictures show.
+
+    Args:
+        store: the run store.
+        number: of the paper's figure.
+        variant: a key of `skdcgn.variants.APPENDIX_D`.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    title = f"Fig. {number}: mask students, {APPENDIX_D[variant].title}, over training, {runs.dataset_title(dataset)}"
+    of_mechanism = chosen(store, ABLATION, dataset, profile).query("mechanism == 'shape' and variant == @variant")
+    if of_mechanism.empty:
+        return style.gap(title, _command(ABLATION, dataset, profile))
+    run = of_mechanism.iloc[0]
+    blocks = []
+    for letter, epoch in zip("abc", (2, 10, 30), strict=True):
+        teacher, student = _images(store, run, Mechanism.SHAPE, epoch)
+        rows = {f"({letter}) teacher": teacher, f"epoch {epoch}": student}
+        blocks.append(Block(rows, {} if blocks else {"label": range(_COLUMNS)}))
+    caption = (
+        f"Same noise and label in both rows, never seen in training; epochs are 30ths of the training. "
+        f"{_measured(run)} {_provenance(of_mechanism.iloc[:1])}"
+    )
+    return style.sheet(blocks, _titled(title, run), caption)
+
+
+def figure_14(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
+    """Draw Fig. 14: the students of D.2 at the end of training: texture, background and mask, each under its teacher.
+
+    Args:
+        store: the run store.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    variant = "d2_kl_outputs"
+    title = f"Fig. 14: students of {APPENDIX_D[variant].title}, epoch 30 of 30, {runs.dataset_title(dataset)}"
+    of_variant = chosen(store, ABLATION, dataset, profile).query("variant == @variant")
+    order = {Mechanism.TEXTURE: "a", Mechanism.BACKGROUND: "b", Mechanism.SHAPE: "c"}
+    if set(of_variant["mechanism"]) != set(order):
+        return style.gap(title, _command(ABLATION, dataset, profile))
+    first = of_variant.groupby("mechanism").first()
+    blocks = []
+    for mechanism, letter in order.items():
+        teacher, student = _images(store, first.loc[mechanism.value], mechanism, 30)
+        rows = {f"({letter}) teacher": teacher, mechanism.value: student}
+        blocks.append(Block(rows, {} if blocks else {"label": range(_COLUMNS)}))
+    shown = of_variant.drop_duplicates("mechanism")
+    caption = f"Same noise and label in both rows, never seen in training. {_provenance(shown)}"
+    return style.sheet(blocks, _titled(title, shown.iloc[0]), caption)
+
+
+def figure_15_mnist(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
+    """Draw the MNIST counterpart of Fig. 15: masks with KL after epoch 1 of 30, and without it after epoch 23.
+
+    Args:
+        store: the run store.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    title = f"Fig. 15 on MNIST: masks with KL after epoch 1, without after epoch 23, {runs.dataset_title(dataset)}"
+    shape = chosen(store, CONVERGENCE, dataset, profile).query("mechanism == 'shape'")
+    if not {"none", "paper"} <= set(shape["kl"]):
+        return style.gap(title, _command(CONVERGENCE, dataset, profile))
+    by_kl = shape.drop_duplicates("kl").set_index("kl")
+    rows = {}
+    for kl, epoch in (("paper", 1), ("none", 1), ("paper", 23), ("none", 23)):
+        teacher, student = _images(store, by_kl.loc[kl], Mechanism.SHAPE, epoch)
+        rows |= {"teacher": teacher, f"{'KL' if kl == 'paper' else 'no KL'}, ep. {epoch}": student}
+    shown = shape[shape["kl"].isin(["none", "paper"])].drop_duplicates("kl")
+    caption = (
+        "The paper shows the first and the last of the students' rows (of ImageNet masks); the two between show the "
+        f"other objective after the same epoch, a 30th of the training. Same noise and labels, never seen in training. "
+        f"{_provenance(shown)}"
+    )
+    return style.sheet([Block(rows, {"label": range(_COLUMNS)})], _titled(title, shown.iloc[0]), caption)
+
+
+def curves(
+    store: Store,
+    experiment: str,
+    mechanism: Mechanism,
+    dataset: str = "double_colored",
+    profile: str | None = None,
+    metrics: Sequence[str] = ("iou", "l1", "ssim", "frechet", "noise_energy"),
+) -> Figure:
+    """Draw held-out metrics of one mechanism by step: a line for each arm, the mean over seeds, with their range.
+
+    Args:
+        store: the run store.
+        experiment: a key of `ARMS`.
+        mechanism: whose students.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+        metrics: which ones, `heldout/` left out; those that were not measured are not drawn.
+    """
+    tag, titles = ARMS[experiment]
+    name = {ABLATION: "Appendix D", CONVERGENCE: "With and without KL", PAIRING: "Noise pairing"}[experiment]
+    title = f"{name}, held-out fidelity by step: {mechanism} students, {runs.dataset_title(dataset)}"
+    shown = chosen(store, experiment, dataset, profile).query("mechanism == @mechanism.value")
+    if shown.empty:
+        return style.gap(title, _command(experiment, dataset, profile))
+    history = pd.concat(
+        runs.metric_history(store, run["run_id"], ["heldout/"]).assign(arm=run[tag], seed=run["seed"])
+        for _, run in shown.iterrows()
+    )
+    present = [metric for metric in metrics if (history["key"] == f"heldout/{metric}").any()]
+    caption = (
+        "Lines: means over seeds. Bands: from the lowest to the highest seed. Noise energy: that of high frequencies, "
+        f"over the teacher's. {_provenance(shown)}"
+    )
+    figure, panels = style.plots(len(present), _titled(title, shown.iloc[0]), caption, right=2.15)
+    with style.style():
+        for axes, metric in zip(panels, present, strict=True):
+            values = history[history["key"] == f"heldout/{metric}"]
+            for color, arm in zip(style.PALETTE, titles, strict=False):
+                by_step = values[values["arm"] == arm].groupby("step")["value"]
+                if len(by_step):
+                    mean = by_step.mean()
+                    axes.plot(mean.index, mean, color=color, marker="o", markersize=2.5, label=titles[arm])
+                    axes.fill_between(mean.index, by_step.min(), by_step.max(), color=color, alpha=0.15, linewidth=0)
+            axes.set_title(METRICS[metric], fontsize=9)
+            axes.set(xlabel="step", xlim=(0, None))
+            if metric in ("frechet", "noise_energy"):
+                axes.set_yscale("log")
+        panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.03))
+    return figure
+
+
+def pairing_figure(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
+    """Draw what the published teacher set costs: noise response, and L1 on seen and unseen noise, for each mechanism.
+
+    Args:
+        store: the run store.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    title = f"Noise pairing: exact against published teacher sets, {runs.dataset_title(dataset)}"
+    shown = chosen(store, PAIRING, dataset, profile)
+    if shown.empty:
+        return style.gap(title, _command(PAIRING, dataset, profile))
+    baseline = _class_means(store, dataset, shown.iloc[0])
+    caption = (
+        "Points: seeds, bars: their mean. Noise response is the correlation of student's and teacher's deviations from "
+        "their class means, on unseen noise. Dotted: a student that knows the class means and ignores its noise. "
+        f"{_provenance(shown)}"
+    )
+    figure, panels = style.plots(1 + len(Mechanism), _titled(title, shown.iloc[0]), caption, right=2.2)
+    bars = [
+        ("exact", "final/l1"),
+        ("exact", "final/seen_l1"),
+        ("published", "final/l1"),
+        ("published", "final/seen_l1"),
+    ]
+    colors = dict(zip(bars, [style.PALETTE[0], "lightsteelblue", style.PALETTE[1], "navajowhite"], strict=True))
+    with style.style():
+        for place, mechanism in enumerate(Mechanism):
+            for offset, pairing in ((-0.2, "exact"), (0.2, "published")):
+                values = _values(shown, mechanism, pairing, "final/noise_response")
+                _draw_bar(panels[0], place + offset, values, 0.38, colors[pairing, "final/l1"], None)
+            axes = panels[1 + place]
+            for position, (pairing, metric) in enumerate(bars):
+                values = _values(shown, mechanism, pairing, metric)
+                label = f"{pairing}, {'seen' if 'seen' in metric else 'unseen'} noise"
+                _draw_bar(axes, position, values, 0.8, colors[pairing, metric], label)
+            if f"baseline/{mechanism}_l1" in baseline:
+                axes.axhline(baseline[f"baseline/{mechanism}_l1"], color="0.2", linestyle=":", label="class means")
+            axes.set(title=f"{mechanism}: L1 ↓", xticks=[])
+        panels[0].axhline(0, color="0.2", linewidth=0.8)
+        panels[0].set(title="noise response ↑", xticks=range(len(Mechanism)), ylim=(None, 1))
+        panels[0].set_xticklabels([mechanism.value for mechanism in Mechanism], rotation=20)
+        panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.03))
+    return figure
+
+
+def _draw_bar(
+    axes: Axes, position: float, values: Sequence[float], width: float, color: object, label: str | None
+) -> None:
+    """Draw the mean of some values as a bar, and each as a point; nothing where there are none."""
+    if values:
+        axes.bar(position, np.mean(values), width, color=color, label=label)
+        axes.scatter([position] * len(values), values, s=8, color="0.2", zorder=3)
+
+
+def _values(shown: pd.DataFrame, mechanism: Mechanism, arm: str, metric: str) -> list[float]:
+    return shown.loc[(shown["mechanism"] == mechanism) & (shown["pairing"] == arm), metric].dropna().tolist()
+
+
+def _class_means(store: Store, dataset: str, run: pd.Series) -> dict[str, float]:
+    """What `noise_pairing` measured for class means; nothing where its group run is not finished."""
+    for group in store.search(PAIRING):
+        tags, metrics = group.data.tags, group.data.metrics
+        same = tags.get("dataset") == dataset and tags.get("teacher_sha256") == run["teacher_sha256"]
+        if same and any(key.startswith("baseline/") for key in metrics):
+            return {key: value for key, value in metrics.items() if key.startswith("baseline/")}
+    return {}
+
+
+def _images(store: Store, run: pd.Series, mechanism: Mechanism, epoch: int) -> tuple[Tensor, Tensor]:
+    """Return teacher's and student's held-out images (10, 3, H, W), as logged nearest to an epoch of 30."""
+    logged = {}
+    for file in store.client.list_artifacts(run["run_id"], "images"):
+        found = re.match(rf"images/{mechanism}~teacher over student\+step\+(\d+)\+.*\.png$", file.path)
+        if found:
+            logged[int(found[1])] = file.path
+    wanted = runs.steps(run) * epoch / _EPOCHS
+    step = min(logged, key=lambda logged_step: (abs(logged_step - wanted), logged_step))
+    with store.artifact(run["run_id"], logged[step]) as path, Image.open(path) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB")))[::2, ::2]  # logged at twice the size
+    cell = (pixels.shape[0] - 2) // 2  # two rows of images, 2 pixels around each
+    images = pixels[2:, 2:].unfold(0, cell, cell).unfold(1, cell, cell)[:, :_COLUMNS, :, :-2, :-2]  # (2, 10, 3, H, W)
+    teacher, student = images.float() / 127.5 - 1
+    return teacher, student
+
+
+# --- tables and verdicts
+
+
+def means(store: Store, experiment: str, dataset: str = "double_colored", profile: str | None = None) -> pd.DataFrame:
+    """Return a table as people read it: mean, 95 % Student-t interval and n for each mechanism, arm and final metric.
+
+    Args:
+        store: the run store.
+        experiment: a key of `ARMS`.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    tag, titles = ARMS[experiment]
+    shown = chosen(store, experiment, dataset, profile)
+    present = [metric for metric in METRICS if f"final/{metric}" in shown]
+    rows = []
+    for mechanism in Mechanism:
+        for arm, title in titles.items():
+            group = shown[(shown["mechanism"] == mechanism) & (shown[tag] == arm)]
+            if len(group):
+                cells = {METRICS[metric]: _interval_text(group[f"final/{metric}"].dropna()) for metric in present}
+                rows.append({"mechanism": mechanism.value, tag: title, **cells})
+    return pd.DataFrame(rows, columns=["mechanism", tag, *map(METRICS.get, present)]).set_index(["mechanism", tag])
+
+
+def _interval_text(values: Iterable[float]) -> str:
+    values = list(values)
+    if not values:
+        return ""
+    mean, low, high, n = mean_interval(values)
+    return f"{mean:.3g}, n=1" if n == 1 else f"{mean:.3g} [{low:.3g}, {high:.3g}], n={n}"
+
+
+class Question(NamedTuple):
+    """What the paper claims, as a difference between two arms of an experiment."""
+
+    text: str
+    experiment: str
+    arm: str
+    baseline: str
+    metrics: Mapping[Mechanism, str]
+    """The metric that decides, for each mechanism."""
+
+
+_FIDELITY = {Mechanism.SHAPE: "iou", Mechanism.TEXTURE: "l1", Mechanism.BACKGROUND: "l1"}
+_NOISE = dict.fromkeys(Mechanism, "noise_energy")
+_SPEED = dict.fromkeys(Mechanism, "steps_to_target")
+_RESPONSE = dict.fromkeys(Mechanism, "noise_response")
+
+QUESTIONS = (
+    Question("Is D.2 better than the plain loss?", ABLATION, "d2_kl_outputs", "tinygan", _FIDELITY),
+    Question("Is D.1 better than the plain loss?", ABLATION, "d1_kl_layers", "tinygan", _FIDELITY),
+    Question("Is cross entropy better than the plain loss?", ABLATION, "cross_entropy", "tinygan", _FIDELITY),
+    Question("Is MSE (D.3) better than the plain loss?", ABLATION, "d3_mse", "tinygan", _FIDELITY),
+    Question("Is MSE (D.3) noisier than the plain loss?", ABLATION, "d3_mse", "tinygan", _NOISE),
+    Question("Is D.2 noisier than the plain loss?", ABLATION, "d2_kl_outputs", "tinygan", _NOISE),
+    Question("Does the paper's KL speed convergence?", CONVERGENCE, "paper", "none", _SPEED),
+    Question("Is the paper's KL better in the end?", CONVERGENCE, "paper", "none", _FIDELITY),
+    Question("Would the released module's KL have sped it?", CONVERGENCE, "published_module", "none", _SPEED),
+    Question(
+        "Would the released module's KL be better in the end?", CONVERGENCE, "published_module", "none", _FIDELITY
+    ),
+    Question("What did the released code lose against D.2?", ABLATION, "published_code", "d2_kl_outputs", _FIDELITY),
+    Question("Does right pairing cure the failure on random noise?", PAIRING, "exact", "published", _RESPONSE),
+    Question("... and in fidelity?", PAIRING, "exact", "published", _FIDELITY),
+)
+"""What `verdicts` answers."""
+
+
+def difference(shown: pd.DataFrame, tag: str, arm: str, baseline: str, metric: str) -> list[float]:
+    """Return `arm - baseline` of a final metric for each seed that has both, in the order of the seeds."""
+    if f"final/{metric}" not in shown:
+        return []
+    wide = shown.pivot(index="seed", columns=tag, values=f"final/{metric}").reindex(columns=[arm, baseline])
+    return (wide[arm] - wide[baseline]).dropna().tolist()
+
+
+def verdicts(store: Store, dataset: str = "double_colored", profile: str | None = None) -> pd.DataFrame:
+    """Answer the paper's claims: paired differences over seeds, with their 95 % interval, and what they mean.
+
+    A difference is called one only where its interval leaves out 0.
+
+    Args:
+        store: the run store.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    selected = {experiment: chosen(store, experiment, dataset, profile) for experiment in ARMS}
+    rows = []
+    for question in QUESTIONS:
+        tag, titles = ARMS[question.experiment]
+        for mechanism, metric in question.metrics.items():
+            shown = selected[question.experiment].query("mechanism == @mechanism.value")
+            values = difference(shown, tag, question.arm, question.baseline, metric)
+            row = {
+                "question": question.text,
+                "mechanism": mechanism.value,
+                "difference": f"{titles[question.arm]} − {titles[question.baseline]}",
+                "metric": metric,
+            }
+            if values:
+                interval = mean_interval(values)
+                row |= interval._asdict() | {"verdict": _verdict(metric, interval.low, interval.high)}
+            else:
+                row |= {"n": 0, "verdict": f"no pair of runs: {_command(question.experiment, dataset, profile)}"}
+            rows.append(row)
+    columns = ["question", "mechanism", "difference", "metric", "mean", "low", "high", "n", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _verdict(metric: str, low: float, high: float) -> str:
+    """Put the interval of a difference into words."""
+    if not (low > 0 or high < 0):
+        return "one seed only" if np.isnan(low) else "no clear difference"
+    more = bool(low > 0)
+    if metric == "noise_energy":
+        return "noisier" if more else "less noisy"
+    if metric == "steps_to_target":
+        return "slower" if more else "faster"
+    return "better" if more == (metric in _RISING) else "worse"
+
+
+def reference(store: Store, experiment: str) -> pd.DataFrame:
+    """Return every finished run of an experiment as a row to keep; the commit is blank where the tree was not clean."""
+    tag, _ = ARMS[experiment]
+    finished = runs.finished_runs(store, experiment)
+    if tag not in finished:
+        return pd.DataFrame()
+    dirty = finished.get("git_dirty", pd.Series("true", finished.index)) != "false"
+    commits = [
+        store.client.get_run(run_id).data.tags.get("mlflow.source.git.commit", "") for run_id in finished["run_id"]
+    ]
+    rows = pd.DataFrame({"profile": finished["profile"], "dataset": finished["dataset"], tag: finished[tag]})
+    rows = rows.assign(mechanism=finished["mechanism"], seed=finished["seed"], steps=finished.apply(runs.steps, axis=1))
+    for metric in sorted(column for column in finished if column.startswith("final/")):
+        rows[metric.removeprefix("final/")] = finished[metric].round(6)
+    rows["train_seconds"] = finished["cost/train_seconds"].round(2)
+    rows["teacher"], rows["hardware"] = finished["teacher"], finished["hardware"]
+    rows["commit"] = pd.Series(commits, finished.index).mask(dirty, "")
+    return rows.sort_values(["profile", "dataset", "mechanism", tag, "seed"], kind="stable").reset_index(drop=True)
+
+
+def figures(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[str, Figure]:
+    """Draw everything of this module, by file name."""
+    where = {"dataset": dataset, "profile": profile}
+    drawn = {
+        "figure_12_cross_entropy": figure_over_training(store, 12, "cross_entropy", **where),
+        "figure_13_d1": figure_over_training(store, 13, "d1_kl_layers", **where),
+        "figure_14_d2": figure_14(store, **where),
+        "figure_15_mnist": figure_15_mnist(store, **where),
+        "figure_16_d3": figure_over_training(store, 16, "d3_mse", **where),
+        "noise_pairing": pairing_figure(store, **where),
+    }
+    for mechanism in Mechanism:
+        drawn[f"ablation_curves_{mechanism}"] = curves(store, ABLATION, mechanism, **where)
+        drawn[f"kl_convergence_{mechanism}"] = curves(store, CONVERGENCE, mechanism, **where)
+    return drawn
+
+
+def _command(experiment: str, dataset: str, profile: str | None) -> str:
+    return runs.command(experiment, dataset, None, profile)
+
+
+def _titled(title: str, run: pd.Series) -> str:
+    note = runs.stand_in_note(run)
+    return f"{title} ({note})" if note else title
+
+
+def _measured(run: pd.Series) -> str:
+    """The final held-out metrics of the run on show."""
+    names = {"final/iou": "mask IoU", "final/l1": "L1", "final/noise_energy": "noise energy"}
+    values = [f"{name} {run[key]:.3f}" for key, name in names.items() if pd.notna(run.get(key))]
+    return f"On the whole held-out set, at the end: {', '.join(values)}." if values else ""
+
+
+def _provenance(shown: pd.DataFrame) -> str:
+    """Where a figure comes from: number of runs, profile, length of training, seeds, teacher."""
+    first, count = shown.iloc[0], len(shown)
+    steps = sorted({runs.steps(run) for _, run in shown.iterrows()})
+    seeds = sorted(shown["seed"].unique())
+    name = f"Run {first['run_id'][:8]}" if count == 1 else f"{count} runs"
+    parts = [name, f"profile {first['profile']}", f"{' and '.join(f'{step:,}' for step in steps)} steps"]
+    parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
+    return f"{', '.join(parts)}; teacher: {first['teacher']}{' (stand-in)' if first['stand_in'] else ''}."
+
+
+@dataclass(frozen=True)
+class Config:
+    """Reference results of the ablations."""
+
+    output: Path
+    """Folder for a CSV of each experiment, the verdicts, and the figures as PNG."""
+    store: str | None = None
+    """MLflow tracking URI of the run store; by default MLFLOW_TRACKING_URI, or else the local store."""
+    dataset: str = "double_colored"
+    """Whose teacher the figures show."""
+
+
+def main(config: Config) -> None:
+    """Write reference results; an experiment without runs leaves what is there."""
+    store = tracking.open_store(config.store)
+    tables = {experiment: reference(store, experiment) for experiment in ARMS}
+    tables["ablation_verdicts"] = verdicts(store, config.dataset).round(5)
+    for name, table in tables.items():
+        if not table.empty:
+            with atomic_path(config.output / f"{name}.csv") as temporary:
+                table.to_csv(temporary, index=False)
+    for name, figure in figures(store, config.dataset).items():
+        with style.style(), atomic_path(config.output / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    cli.entry(lambda: main(tyro.cli(Config, description=__doc__)))
