@@ -117,7 +117,7 @@ def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None
     if chosen.empty:
         return chosen
     # A trial with other settings does not take the place of the profile's own ones.
-    chosen = chosen.assign(changed=chosen["overrides"].fillna("none") != "none")
+    chosen = chosen.assign(changed=chosen["overrides"].notna() & (chosen["overrides"] != "none"))
     chosen = chosen.sort_values(["changed", "start_time"], ascending=[True, False], kind="stable")
     setting = ["teacher_sha256", *(c for c in chosen if c.startswith("param/") and not c.startswith(_NO_SETTING))]
     newest = chosen[setting].iloc[0]

@@ -82,6 +82,16 @@ PLAN = (
         ("experiments/noise_pairing.py", "--profile", "{profile}", "--dataset", "{dataset}"),
         {"smoke": Estimate(7, 0.5), "quick": Estimate(19, 2), "full": Estimate(31, 100), "paper": Estimate(31, 1000)},
     ),
+    Entry(
+        "sweep_lambdas",
+        ("experiments/sweep_lambdas.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(11, 0.5), "quick": Estimate(40, 6), "full": Estimate(112, 230), "paper": Estimate(42, 1300)},
+    ),
+    Entry(
+        "sweep_kl",
+        ("experiments/sweep_kl.py", "--profile", "{profile}", "--dataset", "{dataset}"),
+        {"smoke": Estimate(17, 0.7), "quick": Estimate(48, 7), "full": Estimate(122, 260), "paper": Estimate(52, 1700)},
+    ),
     Entry("report", ("-m", "analysis.render"), dict.fromkeys(get_args(Profile), Estimate(0, 1))),
 )
 """The suite, in order."""

@@ -1,0 +1,71 @@
+"""Search lambda_1 and lambda_2, the weights of the pixel distance and of the adversarial term (paper Eq. 2, 3 and 7).
+
+    python experiments/sweep_lambdas.py                                     30 trials around the paper's 0.2 and 0.01
+    python experiments/sweep_lambdas.py --mechanism texture --decay --n-critic
+    python experiments/sweep_lambdas.py --search.study mine --search.trials 60     begin the study "mine", or go on
+    python experiments/sweep_lambdas.py --widths 8 12 16 24                 fidelity against size: a Pareto front
+
+Start it several times, also on other machines that share MLFLOW_TRACKING_URI: the processes share the work. The best
+trial and the paper's values are trained again on fresh seeds; `best.yaml` then goes to any script with `--config`.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from experiments.train_cgn_mnist import load_teacher
+from skdcgn import cli, runtime, tracking
+from skdcgn.sweeps import Params, Space, SweepConfig, defaults, sweep_distillation
+
+
+@dataclass(frozen=True)
+class Config(SweepConfig):
+    """Search of lambda_1 and lambda_2."""
+
+    decay: bool = False
+    """Search the decay of lambda_1 by epoch too."""
+    n_critic: bool = False
+    """Search how often the adversarial term enters the student's objective too."""
+    widths: tuple[int, ...] = ()
+    """Search the student's width among these too; its size is then a second objective."""
+
+
+DEFAULTS = defaults(Config)
+
+
+def space(config: Config) -> tuple[Space, Params]:
+    """Return what is searched, and the paper's values of it."""
+    searched = {
+        "loss.lambda_1": (FloatDistribution(0.01, 30.0, log=True), 0.2),
+        "loss.lambda_2": (FloatDistribution(1e-4, 1.0, log=True), 0.01),
+    }
+    if config.decay:
+        searched["loss.lambda_1_decay"] = (FloatDistribution(0.0, 0.05), 0.01)
+    if config.n_critic:
+        searched["loss.n_critic"] = (IntDistribution(1, 10), 5)
+    if config.widths:
+        searched["student.width"] = (CategoricalDistribution(config.widths), config.widths[-1])
+    return {name: pair[0] for name, pair in searched.items()}, {name: pair[1] for name, pair in searched.items()}
+
+
+def main(config: Config) -> pd.DataFrame | None:
+    """Search; return the final metrics of the best trial and the paper's values on fresh seeds."""
+    device = runtime.setup(config.runtime)
+    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, tracking.open_store())
+    searched, paper = space(config)
+    return sweep_distillation(
+        config,
+        "sweep_lambdas",
+        teacher,
+        device,
+        searched,
+        [paper],
+        {"the paper's values": paper},
+        "Sec. 4.2, Eq. 7",
+        print,
+    )
+
+
+if __name__ == "__main__":
+    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
