@@ -2,6 +2,7 @@
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -102,7 +103,9 @@ def frechet_distance(teacher_features: np.ndarray, student_features: np.ndarray)
     moments = []
     for features in (teacher_features, student_features):
         moments += [features.mean(axis=0), np.cov(features, rowvar=False)]
-    return float(calculate_frechet_distance(*moments))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy, about an argument that pytorch-fid gives
+        return float(calculate_frechet_distance(*moments))
 
 
 @torch.no_grad()
