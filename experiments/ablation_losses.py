@@ -104,10 +104,10 @@ def main(config: Config) -> pd.DataFrame:
                 distill=replace(config.distill, published_code=preset.published_data),
             )
             child_tags = {**tags, "mechanism": mechanism.value, "variant": variant, "seed": seed, "paper": preset.paper}
-            child_name = f"{name} {mechanism} {variant} seed {seed}"
+            child_name = f"{mechanism} {variant} seed {seed}"
             with store.start("ablation_losses", child, child_name, identity, child_tags, parent, DESCRIPTION) as run:
                 if run.finished:
-                    print(f"{child_name}: finished before (run {run.run_id}), skipped")
+                    print(f"{name}, {child_name}: finished before (run {run.run_id}), skipped")
                 else:
                     distil(run, teacher, mechanism, child, seed, device, digit_features)
             rows.append({"mechanism": mechanism.value, "variant": variant, "seed": seed, **run.final})

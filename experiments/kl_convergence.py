@@ -92,10 +92,10 @@ def main(config: Config) -> pd.DataFrame:
             loss = KL_TERMS[kl].loss(config.loss)
             child = replace(config, mechanism=mechanism.value, kl=kl, seeds=(seed,), loss=loss)
             child_tags = {**tags, "mechanism": mechanism.value, "kl": kl, "seed": seed}
-            child_name = f"{name} {mechanism} {kl} seed {seed}"
+            child_name = f"{mechanism} {kl} seed {seed}"
             with store.start("kl_convergence", child, child_name, identity, child_tags, parent, DESCRIPTION) as run:
                 if run.finished:
-                    print(f"{child_name}: finished before (run {run.run_id}), skipped")
+                    print(f"{name}, {child_name}: finished before (run {run.run_id}), skipped")
                 else:
                     distil(run, teacher, mechanism, child, seed, device)
                     log_steps_to_target(run, mechanism, child)

@@ -96,10 +96,10 @@ def main(config: Config) -> pd.DataFrame:
         for seed, mechanism in itertools.product(config.seeds, mechanisms):
             child = replace(config, mechanism=mechanism.value, seeds=(seed,))
             child_tags = {**tags, "mechanism": mechanism.value, "seed": seed}
-            child_name = f"{name} {mechanism} seed {seed}"
+            child_name = f"{mechanism} seed {seed}"
             with store.start("mnist_kd", child, child_name, identity, child_tags, parent, DESCRIPTION) as run:
                 if run.finished:
-                    print(f"{child_name}: finished before (run {run.run_id}), skipped")
+                    print(f"{name}, {child_name}: finished before (run {run.run_id}), skipped")
                 else:
                     distil(run, teacher, mechanism, child, seed, device, digit_features, embedding)
             rows.append({"mechanism": mechanism.value, "seed": seed, **run.final})

@@ -94,10 +94,10 @@ def main(config: Config) -> pd.DataFrame:
                 distill = replace(config.distill, published_code=pairing == "published")
                 child = replace(config, mechanism=mechanism.value, pairing=pairing, seeds=(seed,), distill=distill)
                 child_tags = {**tags, "mechanism": mechanism.value, "pairing": pairing, "seed": seed}
-                child_name = f"{name} {mechanism} {pairing} seed {seed}"
+                child_name = f"{mechanism} {pairing} seed {seed}"
                 with store.start("noise_pairing", child, child_name, identity, child_tags, parent, DESCRIPTION) as run:
                     if run.finished:
-                        print(f"{child_name}: finished before (run {run.run_id}), skipped")
+                        print(f"{name}, {child_name}: finished before (run {run.run_id}), skipped")
                     else:
                         distil(run, teacher, mechanism, child, seed, device)
                         images = heldout.render(store.load_student(run.run_id).to(device))

@@ -179,15 +179,20 @@ def distil(
     )
     heldout = HeldOut.unseen(teacher, mechanism, recipe.heldout_per_class, features, device)
 
+    def picture(step: int) -> None:
+        run.log_image(f"{mechanism}/teacher over student", heldout.compare(distiller.result), step)
+
     def evaluate(step: int) -> None:
         measured = heldout.measure(distiller.result)
         run.log_metrics("heldout", measured, step)
-        run.log_image(f"{mechanism}/teacher over student", heldout.compare(distiller.result), step)
+        picture(step)
         if on_evaluation is not None:
             on_evaluation(step, measured)
 
     run.log_dataset(f"{teacher.name}: {mechanism}", teacher.sha256, "rendered by the teacher", "training")
     evaluate_at = evaluation_steps(distiller.steps, recipe.evaluations)
+    if not run.resumed:
+        picture(0)  # the step at which the UI's image charts open
     train(distiller, run, runtime, evaluate, evaluate_at, f"{mechanism} (seed {seed})")
 
     final = heldout.measure(distiller.result)
