@@ -9,9 +9,8 @@ Every student is a run of its own, below one run for the whole. Finished student
 """
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -19,17 +18,15 @@ import torch
 from experiments import train_cgn_mnist
 from skdcgn import cli, runtime, tracking
 from skdcgn.counterfactuals import sample_counterfactuals
-from skdcgn.distill import DistillConfig
 from skdcgn.images import grid
-from skdcgn.losses import LossConfig
 from skdcgn.mechanisms import Mechanism
 from skdcgn.metrics import digit_features
-from skdcgn.models.tinygan import TinyGANConfig, load_class_embedding
-from skdcgn.profiles import MNIST, Profile
-from skdcgn.runtime import Runtime
+from skdcgn.models.tinygan import load_class_embedding
+from skdcgn.profiles import MNIST
 from skdcgn.students import SKDCGN, fit_resolution
+from skdcgn.studies import Study, StudyConfig
 from skdcgn.teachers import Teacher, balanced_labels
-from skdcgn.training import distil, teacher_tags
+from skdcgn.training import distil
 from skdcgn.weights import sha256
 
 DESCRIPTION = """Distillation of an MNIST CGN's mechanisms into TinyGAN students (Sec. 4.3).
@@ -38,29 +35,11 @@ counterpart of Figure 6."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StudyConfig):
     """Distillation of an MNIST CGN."""
 
-    profile: Profile
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    student: TinyGANConfig
-    distill: DistillConfig
-    loss: LossConfig
-    seeds: tuple[int, ...]
-    """One student for each seed and mechanism."""
-    evaluations: int
-    """Held-out evaluations during a training."""
-    heldout_per_class: int
-    """Held-out images of each class."""
-    dataset: Literal["double_colored", "colored", "wildlife", "digits"] = "double_colored"
-    """Whose CGN is the teacher: the authors' one for an MNIST variant, or one trained here on scikit-learn's digits."""
-    mechanism: Literal["shape", "texture", "background", "all"] = "all"
-    """The mechanism to distil."""
-    teacher: Path | None = None
-    """Another checkpoint of the teacher than the authors' (not for digits)."""
     class_embedding: Path | None = None
     """A .npy file with the class embedding to start from, such as BigGAN's."""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 DEFAULTS = {
@@ -70,8 +49,8 @@ DEFAULTS = {
         scale.distill,
         scale.loss,
         scale.seeds[:1],
-        scale.evaluations,
         scale.heldout_per_class,
+        scale.evaluations,
     )
     for name, scale in MNIST.items()
 }
@@ -82,34 +61,23 @@ def main(config: Config) -> pd.DataFrame:
     device = runtime.setup(config.runtime)
     store = tracking.open_store()
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
-    embedding = load_class_embedding(config.class_embedding, config.student) if config.class_embedding else None
-    mechanisms = list(Mechanism) if config.mechanism == "all" else [Mechanism(config.mechanism)]
-    identity = {"teacher": teacher.sha256}
+    embedding, identity = None, {}
     if config.class_embedding:
+        embedding = load_class_embedding(config.class_embedding, config.student)
         identity["class_embedding"] = sha256(config.class_embedding)
-    tags = {**teacher_tags(config.profile, config.dataset, teacher), "source": "skdcgn", "paper": "Sec. 4.3, Fig. 7"}
-    scope = ("dataset", "mechanism", "seeds", "teacher")
-    tags["overrides"] = tracking.overrides(config, DEFAULTS[config.profile], scope)
-    name = f"{config.dataset} {config.profile}"
-    rows, runs = [], {}
-    with store.start("mnist_kd", config, name, {**identity, "level": "group"}, tags, None, DESCRIPTION) as parent:
-        for seed, mechanism in itertools.product(config.seeds, mechanisms):
-            child = replace(config, mechanism=mechanism.value, seeds=(seed,))
-            child_tags = {**tags, "mechanism": mechanism.value, "seed": seed}
-            child_name = f"{mechanism} seed {seed}"
-            with store.start("mnist_kd", child, child_name, identity, child_tags, parent, DESCRIPTION) as run:
-                if run.finished:
-                    print(f"{name}, {child_name}: finished before (run {run.run_id}), skipped")
-                else:
+    tags = {"source": "skdcgn", "paper": "Sec. 4.3, Fig. 7"}
+    default, runs = DEFAULTS[config.profile], {}
+    with Study("mnist_kd", config, default, teacher, store, tags, DESCRIPTION, identity=identity) as study:
+        for seed, mechanism in itertools.product(config.seeds, config.mechanisms):
+            with study.student(mechanism, seed) as (run, child):
+                if not run.finished:
                     distil(run, teacher, mechanism, child, seed, device, digit_features, embedding)
-            rows.append({"mechanism": mechanism.value, "seed": seed, **run.final})
             runs[seed, mechanism] = run.run_id
-        if not parent.finished and config.mechanism == "all":
+        if not study.group.finished and config.mechanism == "all":
             students = {mechanism: store.load_student(runs[config.seeds[0], mechanism]) for mechanism in Mechanism}
-            log_counterfactuals(parent, teacher, SKDCGN(students, device=device), device)
-    results = pd.DataFrame(rows).set_index(["mechanism", "seed"])
-    print(results.to_string(float_format="%.4g", na_rep=""))
-    return results
+            log_counterfactuals(study.group, teacher, SKDCGN(students, device=device), device)
+    print(study)
+    return study.results()
 
 
 def log_counterfactuals(run: tracking.Run, teacher: Teacher, students: SKDCGN, device: torch.device) -> None:

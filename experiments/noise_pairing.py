@@ -11,51 +11,28 @@ the training set, against the teacher's true output.
 """
 
 import itertools
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
 
 from experiments import train_cgn_mnist
 from skdcgn import cli, metrics, runtime, tracking
-from skdcgn.distill import DistillConfig
 from skdcgn.evaluation import HeldOut
-from skdcgn.losses import LossConfig
-from skdcgn.mechanisms import Mechanism
-from skdcgn.models.tinygan import TinyGANConfig
-from skdcgn.profiles import MNIST, Profile
-from skdcgn.runtime import Runtime
-from skdcgn.training import distil, teacher_tags
+from skdcgn.profiles import MNIST
+from skdcgn.studies import Study, StudyConfig
+from skdcgn.training import distil
 
 DESCRIPTION = """Students of exact teacher sets against students of sets drawn as the published scripts did, seed by
 seed, on seen and unseen noise (Sec. 4.3). `baseline/*` of the group: the teacher's class means as a student."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StudyConfig):
     """Exact noise against the published pipeline's."""
 
-    profile: Profile
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    student: TinyGANConfig
-    distill: DistillConfig
-    loss: LossConfig
-    seeds: tuple[int, ...]
-    """One student for each seed, mechanism and pairing."""
-    heldout_per_class: int
-    """Held-out images of each class."""
-    evaluations: int | tuple[float, ...] = 5
-    """Held-out evaluations during a training: how many, or at which fractions of it."""
-    dataset: Literal["double_colored", "colored", "wildlife", "digits"] = "double_colored"
-    """Whose CGN is the teacher: the authors' one for an MNIST variant, or one trained here on scikit-learn's digits."""
-    mechanism: Literal["shape", "texture", "background", "all"] = "all"
-    """The mechanism to distil."""
     pairing: Literal["exact", "published", "all"] = "all"
     """Teacher set: each image with its own noise, or as the published scripts drew it."""
-    teacher: Path | None = None
-    """Another checkpoint of the teacher than the authors' (not for digits)."""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 # Masks are drawn as grey RGB, as the published students do: the published teacher set holds them so.
@@ -77,36 +54,24 @@ def main(config: Config) -> pd.DataFrame:
     device = runtime.setup(config.runtime)
     store = tracking.open_store()
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
-    mechanisms = list(Mechanism) if config.mechanism == "all" else [Mechanism(config.mechanism)]
     pairings = ["exact", "published"] if config.pairing == "all" else [config.pairing]
-    identity = {"teacher": teacher.sha256}
-    tags = {**teacher_tags(config.profile, config.dataset, teacher), "source": "skdcgn", "paper": "Sec. 4.3"}
-    scope = ("dataset", "mechanism", "pairing", "seeds", "teacher")
-    tags["overrides"] = tracking.overrides(config, DEFAULTS[config.profile], scope)
-    name = f"{config.dataset} {config.profile}"
-    rows = []
-    with store.start("noise_pairing", config, name, {**identity, "level": "group"}, tags, None, DESCRIPTION) as parent:
-        for mechanism in mechanisms:
+    tags = {"source": "skdcgn", "paper": "Sec. 4.3"}
+    default = DEFAULTS[config.profile]
+    with Study("noise_pairing", config, default, teacher, store, tags, DESCRIPTION, varies="pairing") as study:
+        for mechanism in config.mechanisms:
             heldout = HeldOut.unseen(teacher, mechanism, config.heldout_per_class, device=device)
-            if not parent.finished:
-                log_class_means(parent, heldout)
+            if not study.group.finished:
+                log_class_means(study.group, heldout)
             for seed, pairing in itertools.product(config.seeds, pairings):
                 distill = replace(config.distill, published_code=pairing == "published")
-                child = replace(config, mechanism=mechanism.value, pairing=pairing, seeds=(seed,), distill=distill)
-                child_tags = {**tags, "mechanism": mechanism.value, "pairing": pairing, "seed": seed}
-                child_name = f"{mechanism} {pairing} seed {seed}"
-                with store.start("noise_pairing", child, child_name, identity, child_tags, parent, DESCRIPTION) as run:
-                    if run.finished:
-                        print(f"{name}, {child_name}: finished before (run {run.run_id}), skipped")
-                    else:
+                with study.student(mechanism, seed, pairing, distill=distill) as (run, child):
+                    if not run.finished:
                         distil(run, teacher, mechanism, child, seed, device)
                         images = heldout.render(store.load_student(run.run_id).to(device))
                         response = metrics.noise_response(heldout.teacher, images, heldout.labels)
                         run.log_metrics("final", {"noise_response": response})
-                rows.append({"mechanism": mechanism.value, "pairing": pairing, "seed": seed, **run.final})
-    results = pd.DataFrame(rows).set_index(["mechanism", "pairing", "seed"])
-    print(results.to_string(float_format="%.4g", na_rep=""))
-    return results
+    print(study)
+    return study.results()
 
 
 def log_class_means(run: tracking.Run, heldout: HeldOut) -> None:
