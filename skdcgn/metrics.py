@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy import stats
+from scipy.linalg import LinAlgWarning
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,6 +106,7 @@ def frechet_distance(teacher_features: np.ndarray, student_features: np.ndarray)
         moments += [features.mean(axis=0), np.cov(features, rowvar=False)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy, about an argument that pytorch-fid gives
+        warnings.simplefilter("ignore", LinAlgWarning)  # few samples have singular covariances: pytorch-fid sees to it
         return float(calculate_frechet_distance(*moments))
 
 

@@ -309,7 +309,9 @@ class Store:
         """Return Optuna's storage in an experiment: a study is a run there, its trials are runs below that one."""
         from mlflow.optuna.storage import MlflowStorage  # slow to import, and for sweeps only
 
-        storage = MlflowStorage(self.experiment(experiment))
+        # The storage begins with a client of MLflow's default store, which would be made in the working directory.
+        with _environment("MLFLOW_TRACKING_URI", self.uri):
+            storage = MlflowStorage(self.experiment(experiment))
         storage._mlflow_client = _StudyClient(self.uri)
         return storage
 
@@ -457,6 +459,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable inside a block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _text(value: object) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
@@ -175,6 +176,23 @@ def test_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and long enough to be taken for one" * 20)
     with pytest.raises(InputError, match="cannot be opened"):
         tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_nothing_is_left_in_the_working_directory(
+    store: tracking.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow makes a store of its own there for whoever does not name one."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with store.start("test", Config(), "run") as run:
+        run.log_tensors("samples", {"x": torch.zeros(1)})
+        run.log_image("picture", np.zeros((4, 4, 3), np.uint8), 0)
+    store.load_tensors(run.run_id, "samples")
+    optuna.create_study(storage=store.study_storage("sweep"), study_name="study")
+    assert not list(elsewhere.iterdir())
+    assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
 def test_overrides_name_what_was_changed() -> None:
