@@ -449,17 +449,22 @@ def reference(store: Store, experiment: str) -> pd.DataFrame:
     return rows.sort_values(["profile", "dataset", "mechanism", tag, "seed"], kind="stable").reset_index(drop=True)
 
 
-def figures(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[str, Figure]:
-    """Draw everything of this module, by file name."""
+def paper_figures(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[str, Figure]:
+    """Draw the counterparts of Figs. 12 to 16, by file name."""
     where = {"dataset": dataset, "profile": profile}
-    drawn = {
+    return {
         "figure_12_cross_entropy": figure_over_training(store, 12, "cross_entropy", **where),
         "figure_13_d1": figure_over_training(store, 13, "d1_kl_layers", **where),
         "figure_14_d2": figure_14(store, **where),
         "figure_15_mnist": figure_15_mnist(store, **where),
         "figure_16_d3": figure_over_training(store, 16, "d3_mse", **where),
-        "noise_pairing": pairing_figure(store, **where),
     }
+
+
+def study_figures(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[str, Figure]:
+    """Draw what the paper has no figure of: fidelity by step, and the pairing of noise, by file name."""
+    where = {"dataset": dataset, "profile": profile}
+    drawn = {"noise_pairing": pairing_figure(store, **where)}
     for mechanism in Mechanism:
         drawn[f"ablation_curves_{mechanism}"] = curves(store, ABLATION, mechanism, **where)
         drawn[f"kl_convergence_{mechanism}"] = curves(store, CONVERGENCE, mechanism, **where)
@@ -514,7 +519,7 @@ def main(config: Config) -> None:
         if not table.empty:
             with atomic_path(config.output / f"{name}.csv") as temporary:
                 table.to_csv(temporary, index=False)
-    for name, figure in figures(store, config.dataset).items():
+    for name, figure in (paper_figures(store, config.dataset) | study_figures(store, config.dataset)).items():
         with style.style(), atomic_path(config.output / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
 

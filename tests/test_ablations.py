@@ -263,7 +263,8 @@ def test_missing_runs_show_as_gaps_with_their_commands(filled: tracking.Store) -
         assert "python experiments/ablation_losses.py" in [text.get_text() for text in figure.axes[0].texts]
     for figure in (ablations.figure_15_mnist(filled), ablations.curves(filled, "kl_convergence", Mechanism.SHAPE)):
         assert "python experiments/kl_convergence.py" in [text.get_text() for text in figure.axes[0].texts]
-    assert len(ablations.figures(filled)) == 12
+    assert len(ablations.paper_figures(filled)) == 5
+    assert len(ablations.study_figures(filled)) == 7
 
 
 def test_only_runs_of_one_setting_are_compared(filled: tracking.Store) -> None:
