@@ -301,9 +301,11 @@ def _images(store: Store, run: pd.Series, mechanism: Mechanism, epoch: int) -> t
     step = min(logged, key=lambda logged_step: (abs(logged_step - wanted), logged_step))
     with store.artifact(run["run_id"], logged[step]) as path, Image.open(path) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB")))[::2, ::2]  # logged at twice the size
-    cell = (pixels.shape[0] - 2) // 2  # two rows of images, 2 pixels around each
-    images = pixels[2:, 2:].unfold(0, cell, cell).unfold(1, cell, cell)[:, :_COLUMNS, :, :-2, :-2]  # (2, 10, 3, H, W)
-    teacher, student = images.float() / 127.5 - 1
+    # Rows of five images, the teacher's and the student's in turn, 2 pixels around each image.
+    cell = (pixels.shape[1] - 2) // 5
+    images = pixels[2:, 2:].unfold(0, cell, cell).unfold(1, cell, cell)[..., :-2, :-2]  # (rows, 5, 3, H, W)
+    images = images.float() / 127.5 - 1
+    teacher, student = images[0::2].flatten(0, 1), images[1::2].flatten(0, 1)
     return teacher, student
 
 

@@ -72,10 +72,14 @@ class HeldOut:
         """Return the student's `metrics.fidelity`."""
         return metrics.fidelity(self.mechanism, self.teacher, self.render(student), self._features)
 
-    def compare(self, student: TinyGANGenerator, columns: int = 20) -> np.ndarray:
-        """Draw the teacher's row over the student's, as in the paper's figures: (height, width, 3) uint8."""
-        rows = (self.teacher[:columns], self.render(student, columns))
-        return grid([self.mechanism.to_image(row, 3) for row in rows], scale=2)
+    def compare(self, student: TinyGANGenerator, samples: int = 10, columns: int = 5) -> np.ndarray:
+        """Draw rows of the teacher over rows of the student, as in the paper's figures: (height, width, 3) uint8.
+
+        In several short rows, since the UI shows a picture in a square.
+        """
+        outputs = self.teacher[:samples], self.render(student, samples)
+        teacher, student_rows = (self.mechanism.to_image(output, 3).split(columns) for output in outputs)
+        return grid([row for pair in zip(teacher, student_rows, strict=True) for row in pair], scale=2)
 
 
 def _chunked(function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor) -> Tensor:

@@ -14,12 +14,15 @@ from analysis import ablations
 from experiments import ablation_losses, kl_convergence, noise_pairing
 from skdcgn import metrics, tracking
 from skdcgn.cgn_training import save_cgn
+from skdcgn.evaluation import HeldOut
 from skdcgn.images import grid
 from skdcgn.losses import LossConfig
 from skdcgn.mechanisms import Mechanism
 from skdcgn.models.cgn_mnist import CGN
+from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANGenerator
 from skdcgn.profiles import MNIST
 from skdcgn.runtime import Runtime, seeded, stream
+from skdcgn.teachers import MNISTTeacher
 from skdcgn.training import evaluation_steps
 from skdcgn.variants import APPENDIX_D, KL_TERMS
 
@@ -202,7 +205,7 @@ def add_run(store: tracking.Store, parent: tracking.Run, variant: str, seed: int
     tags = {**TAGS, "mechanism": "shape", "variant": variant, "seed": seed, "git_dirty": True}
     with store.start(ablations.ABLATION, config, variant, None, tags, parent) as run:
         for step in (2, 10, 30):
-            rows = [torch.full((20, 3, 8, 8), -1.0), torch.full((20, 3, 8, 8), step / 15 - 1)]
+            rows = 2 * [torch.full((5, 3, 8, 8), -1.0), torch.full((5, 3, 8, 8), step / 15 - 1)]
             run.log_image("shape/teacher over student", grid(rows, scale=2), step)
             run.log_metrics("heldout", {"iou": iou * step / 30, "noise_energy": 1.0}, step)
         run.log_metrics("final", {"iou": iou, "noise_energy": 1.0 + seed}, 30)
@@ -280,6 +283,22 @@ def test_curves_draw_the_mean_of_every_arm(filled: tracking.Store) -> None:
     lines = {line.get_label(): line.get_ydata()[-1] for line in iou.lines}
     assert lines["plain loss"] == pytest.approx(0.6)
     assert set(lines) == {"plain loss", "cross entropy", "D.2: KL of the outputs", "D.3: MSE for each layer"}
+
+
+def test_pictures_are_read_back_as_they_were_drawn(store: tracking.Store, random_teacher: MNISTTeacher) -> None:
+    """Figures 12 to 16 are cut from the pictures that a training logs: layout and reading must agree."""
+    heldout = HeldOut.unseen(random_teacher, Mechanism.SHAPE, per_class=2)
+    with seeded(0, "student"):
+        student = TinyGANGenerator(NATIVE_MNIST.for_mechanism(Mechanism.SHAPE)).eval()
+    config = Config("tinygan", (0,), Distill(30))
+    with store.start(ablations.ABLATION, config, "run") as run:
+        run.log_image("shape/teacher over student", heldout.compare(student), 30)
+    shown = pd.Series({"run_id": run.run_id, "param/distill.steps": "30", "mechanism": "shape"})
+    drawn = ablations._images(store, shown, Mechanism.SHAPE, 30)
+    for read, rendered in zip(drawn, (heldout.teacher, heldout.render(student)), strict=True):
+        image = Mechanism.SHAPE.to_image(rendered[:10], 3)
+        assert read.shape == image.shape
+        assert (read - image).abs().max() <= 1 / 255 + 1e-4
 
 
 def test_means_and_reference_rows(filled: tracking.Store) -> None:
