@@ -342,35 +342,18 @@ class SweepConfig:
 
 def defaults(config_class: type[Config]) -> dict[Profile, Config]:
     """Return the defaults of a `SweepConfig` at each profile: the paper's loss, students small enough for many."""
-    native = {"learning_rate": 1e-2, "betas": (0.5, 0.99), "schedule": "cosine", "batch_size": 32}
-    training = {
-        "smoke": (replace(MNIST["smoke"].distill, steps=6), SearchConfig(trials=3), (1, 2, 3), 2),
-        "quick": (
-            DistillConfig(steps=200, per_class=500, discriminator_width=16, warmup=20, **native),
-            SearchConfig(),
-            (1, 2, 3, 4),
-            5,
-        ),
-        "full": (
-            DistillConfig(steps=4000, per_class=2000, discriminator_width=16, **native),
-            SearchConfig(trials=100),
-            (1, 2, 3, 4, 5),
-            10,
-        ),
-        "paper": (MNIST["paper"].distill, SearchConfig(), (1, 2, 3, 4, 5), MNIST["paper"].evaluations),
-    }
     return {
         name: config_class(
             profile=name,
-            student=MNIST[name].student,
-            distill=distill,
+            student=scale.student,
+            distill=scale.sweep,
             loss=LossConfig(),
-            evaluations=evaluations,
-            heldout_per_class=min(MNIST[name].heldout_per_class, 50),
-            search=search,
-            confirm_seeds=seeds,
+            evaluations=scale.sweep_evaluations,
+            heldout_per_class=min(scale.heldout_per_class, 50),
+            search=SearchConfig(trials=scale.sweep_trials),
+            confirm_seeds=scale.sweep_confirm_seeds,
         )
-        for name, (distill, search, seeds, evaluations) in training.items()
+        for name, scale in MNIST.items()
     }
 
 
