@@ -6,16 +6,18 @@ the [-1, 1] image space that students and discriminators work in.
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Intervention = Literal["none", "noise", "rotation", "transparency"]
+Intervention = Literal["none", "noise", "rotation", "transparency", "rotation_transparency"]
 
 MASK_EPSILON = 1e-4
 """CGN clamps its masks to [MASK_EPSILON, 1 - MASK_EPSILON]."""
+
+_TRANSPARENCY = 0.75
 
 
 class Mechanism(StrEnum):
@@ -65,10 +67,10 @@ def intervene(
     Args:
         mask: (B, 1, H, W) in [0, 1].
         intervention: "noise" adds Gaussian noise, "rotation" turns each mask by a random angle, "transparency"
-            scales it.
+            scales it; "rotation_transparency" does both, as the published rotation run did.
         generator: source of the noise or the angles.
         strength: standard deviation of the noise (default 1), largest angle in degrees (default 180), or factor
-            (default 0.75): the paper's values.
+            (default 0.75): the paper's values. The factor that follows a rotation is always 0.75.
 
     Returns:
         (B, 1, H, W), clamped to CGN's mask range except for "none".
@@ -78,12 +80,14 @@ def intervene(
     if intervention == "noise":
         std = 1.0 if strength is None else strength
         mask = mask + std * torch.randn(mask.shape, generator=generator, device=mask.device)
-    elif intervention == "rotation":
-        mask = _rotate(mask, 180.0 if strength is None else strength, generator)
     elif intervention == "transparency":
-        mask = mask * (0.75 if strength is None else strength)
+        mask = mask * (_TRANSPARENCY if strength is None else strength)
+    elif intervention in ("rotation", "rotation_transparency"):
+        mask = _rotate(mask, 180.0 if strength is None else strength, generator)
+        if intervention == "rotation_transparency":
+            mask = mask * _TRANSPARENCY
     else:
-        raise ValueError(f"unknown intervention {intervention!r}: none, noise, rotation or transparency")
+        raise ValueError(f"unknown intervention {intervention!r}: one of {', '.join(get_args(Intervention))}")
     return mask.clamp(MASK_EPSILON, 1 - MASK_EPSILON)
 
 

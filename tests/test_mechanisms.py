@@ -56,7 +56,7 @@ def test_masks_map_to_grey_images_and_back() -> None:
     assert torch.equal(Mechanism.TEXTURE.from_image(Mechanism.TEXTURE.to_image(texture, 3)), texture)
 
 
-@pytest.mark.parametrize("intervention", ["noise", "rotation", "transparency"])
+@pytest.mark.parametrize("intervention", ["noise", "rotation", "transparency", "rotation_transparency"])
 def test_interventions_stay_in_range_and_change_the_mask(intervention: str) -> None:
     mask = torch.zeros(4, 1, 16, 16)
     mask[:, :, 2:6, 2:12] = 1
@@ -82,3 +82,12 @@ def test_rotation_by_a_full_range_turns_each_mask_its_own_way() -> None:
     rotated = intervene(mask.expand(6, 1, 17, 17), "rotation", stream(1, "rotation"))
     assert torch.allclose(rotated.sum(dim=(1, 2, 3)), mask.sum(), rtol=0.2)
     assert (rotated[0] - rotated[1]).abs().max() > 0.5
+
+
+def test_the_published_rotation_run_keeps_the_factor_of_transparency() -> None:
+    mask = torch.zeros(3, 1, 9, 9)
+    mask[:, :, 2:7, 3:6] = 1
+    rotated = intervene(mask, "rotation", stream(2, "rotation"))
+    both = intervene(mask, "rotation_transparency", stream(2, "rotation"))
+    assert both.max() <= 0.75
+    assert torch.allclose(both, (0.75 * rotated).clamp_min(MASK_EPSILON), atol=MASK_EPSILON)
