@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -106,7 +108,10 @@ def _take(arguments: list[str], flag: str, remove: bool = False) -> str | None:
 
 
 def entry(main: Callable[[], object]) -> NoReturn:
-    """Run a script's main and exit: 0 when done, 2 on bad input, 128 + N when signal N ended it."""
+    """Run a script's main and exit: 0 when done, 2 on bad input, 128 + N when signal N ended it.
+
+    A reader that has seen enough, as in `... --help | head`, ends it quietly.
+    """
     try:
         main()
     except InputError as error:
@@ -115,4 +120,7 @@ def entry(main: Callable[[], object]) -> NoReturn:
     except Interrupted as interruption:
         print(f"{interruption}; the same command resumes the run from its checkpoint.", file=sys.stderr)
         sys.exit(128 + interruption.signum)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush has nowhere to go
+        sys.exit(128 + signal.SIGPIPE)
     sys.exit(0)
