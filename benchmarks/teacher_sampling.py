@@ -19,7 +19,8 @@ from benchmarks.timing import Machine, alternate, compare, report
 from skdcgn import cli, runtime
 from skdcgn.mechanisms import Mechanism
 from skdcgn.models.cgn_mnist import CGN
-from skdcgn.teachers import FreshBatches, MNISTTeacher, StoredBatches, TeacherSet, TeacherSetConfig
+from skdcgn.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
+from skdcgn.teachers import FreshBatches, MNISTTeacher
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ the unbroken one would have, without any generator's state to keep.
 import contextlib
 import copy
 import dataclasses
-import itertools
 import json
 import math
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -27,18 +25,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn import weights
+from skdcgn.classification import ClassifierConfig
 from skdcgn.data import Dataset, TensorSet, make_dataset
 from skdcgn.errors import InputError
+from skdcgn.evaluation import measure_cgn
 from skdcgn.mechanisms import Intervention, Mechanism, compose, intervene, shuffle_patches
 from skdcgn.models.cgn_mnist import CGN, NOISE_DIM, RESOLUTION, ConvDiscriminator, LinearDiscriminator
+from skdcgn.models.tinygan import TinyGANCGN
+from skdcgn.perceptual import Perceptual, style_distance, style_features
 from skdcgn.runtime import Precision, Runtime, atomic_path, autocast, seeded, setup, stream
-
-Perceptual = Literal["vgg16", "random", "none"]
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_STYLE_SCALE = 5e3  # the authors' Gram distances enter as w^2 * 5e3
+from skdcgn.teachers import MNISTTeacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,61 +144,6 @@ def colour_distance(generated: Tensor, real: Tensor) -> Tensor:
     return F.l1_loss(generated.flatten(2).sort(dim=2).values, real.flatten(2).sort(dim=2).values)
 
 
-def gram_matrix(features: Tensor) -> Tensor:
-    """Gram matrices of features (B, C, H, W), divided by C * H * W: (B, C, C)."""
-    flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
-
-
-class StyleFeatures(nn.Module):
-    """Four blocks of a frozen convolutional net whose Gram matrices describe an image's style."""
-
-    def __init__(self, blocks: list[nn.Sequential], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self.eval().requires_grad_(False)
-
-    @classmethod
-    def vgg16(cls, path: Path) -> "StyleFeatures":
-        """ImageNet VGG16 up to relu4_3, from torchvision's weights file at `path`."""
-        from torchvision.models import vgg  # here, because it takes seconds that few runs need to pay
-
-        layers = vgg.make_layers(vgg.cfgs["D"])[:23]
-        state = weights.load_state_dict(path)
-        layers.load_state_dict({key: state[f"features.{key}"] for key in layers.state_dict()})
-        return cls([layers[:4], layers[4:9], layers[9:16], layers[16:23]], _IMAGENET_MEAN, _IMAGENET_STD)
-
-    @classmethod
-    def random(cls) -> "StyleFeatures":
-        """A small net as PyTorch initialises it, for where no pretrained one is at hand."""
-        widths = (3, 16, 32, 64, 64)
-        blocks = [
-            nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
-            for i, o in itertools.pairwise(widths)
-        ]
-        return cls(blocks, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images (B, 3, H, W) in [-1, 1] after each block."""
-        features = ((images + 1) / 2 - self.mean) / self.std
-        outputs = []
-        for block in self.blocks:
-            features = block(features)
-            outputs.append(features)
-        return outputs
-
-
-def style_distance(generated: list[Tensor], real: list[Tensor], block_weights: tuple[float, ...]) -> Tensor:
-    """CGN's perceptual style loss: sum over blocks of w^2 * 5000 * L1 between Gram matrices."""
-    return sum(
-        weight**2 * _STYLE_SCALE * F.l1_loss(gram_matrix(g.float()), gram_matrix(r.float()))
-        for weight, g, r in zip(block_weights, generated, real, strict=True)
-        if weight
-    )
-
-
 def initialise(cgn: CGN, flat_start: bool = False, gain: float = 0.2) -> None:
     """Start a CGN as its authors do: orthogonal weights of a small gain, biases 0, batch norm scales about 1.
 
@@ -250,7 +191,7 @@ class CGNTrainer:
         self,
         config: CGNTrainingConfig,
         data: TensorSet,
-        cgn: CGN | None = None,
+        cgn: CGN | TinyGANCGN | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         """Prepare a run.
@@ -258,7 +199,7 @@ class CGNTrainer:
         Args:
             config: how to train.
             data: the real images, with labels that give the colours away (a biased set).
-            cgn: where to start from (it is copied); from scratch by default.
+            cgn: where to start from (it is copied), perhaps with TinyGANs for mechanisms; a new CGN by default.
             device: where to train.
 
         Raises:
@@ -273,13 +214,13 @@ class CGNTrainer:
             if cgn is None:
                 cgn = CGN()
                 initialise(cgn, config.flat_start)
-            classes = cgn.label_emb.num_embeddings
+            classes = cgn.num_classes
             _check(data, classes)
             network = LinearDiscriminator if config.discriminator == "linear" else ConvDiscriminator
             self.discriminator = network(classes).to(self.device)
             if config.flat_start:
                 spread_labels(self.discriminator.label_emb)
-            self.perceptual, self._style = _style_features(config)
+            self.perceptual, self._style = style_features(config.perceptual)
         self.cgn = copy.deepcopy(cgn).to(self.device).train().requires_grad_(True)
         self.ema = copy.deepcopy(self.cgn).eval().requires_grad_(False)
         if self._style is not None:
@@ -465,18 +406,6 @@ def _check(data: TensorSet, classes: int) -> None:
         )
 
 
-def _style_features(config: CGNTrainingConfig) -> tuple[Perceptual, StyleFeatures | None]:
-    """Return the features that the style loss will really use, and the net."""
-    if config.perceptual == "random":
-        return "random", StyleFeatures.random()
-    if config.perceptual == "vgg16":
-        try:
-            return "vgg16", StyleFeatures.vgg16(weights.locate("vgg16"))
-        except InputError as error:
-            warnings.warn(f"CGN training goes on without a perceptual loss: {error}", stacklevel=3)
-    return "none", None
-
-
 def save_cgn(path: Path, cgn: CGN, metadata: dict[str, str] | None = None, half: bool = False) -> None:
     """Write a CGN as safetensors, with where it comes from as metadata; `half` stores fp16, half the size."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in cgn.state_dict().items()}
@@ -497,29 +426,38 @@ class Command:
     half: bool = False
     """Write fp16 instead of fp32."""
     training: CGNTrainingConfig = dataclasses.field(default_factory=CGNTrainingConfig)
+    counterfactuals: int = 20_000
+    """Counterfactuals that a classifier learns from to score the CGN: the scores go into the file."""
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     runtime: Runtime = dataclasses.field(default_factory=Runtime)
 
 
 def main(command: Command) -> None:
-    """Train, say how it goes, and write the averaged generator."""
+    """Train, say how it goes, score the averaged generator and write it."""
     config = command.training
     data = make_dataset(command.dataset, "train", config.seed)
-    trainer = CGNTrainer(config, data, device=setup(command.runtime))
+    device = setup(command.runtime)
+    trainer = CGNTrainer(config, data, device=device)
     start = time.monotonic()
     for step, losses in trainer.fit():
         if step % 250 == 0 or step == trainer.steps:
             terms = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
             print(f"{step}/{trainer.steps} {time.monotonic() - start:.0f} s: {terms}", flush=True)
+    trained = MNISTTeacher(trainer.ema, "in training", "", device=device)
+    scores = measure_cgn(trained, command.dataset, command.counterfactuals, command.classifier, config.seed, device)
+    print(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     metadata = {
         "command": shlex.join(["python", "-m", "skdcgn.cgn_training", *sys.argv[1:]]),
         "dataset": command.dataset,
         "training": json.dumps(dataclasses.asdict(config)),
         "perceptual": trainer.perceptual,
+        "scores": json.dumps({name: round(value, 4) for name, value in scores.items()}),
+        "scored_on": f"{command.counterfactuals} counterfactuals, {command.classifier.epochs} epochs",
     }
     save_cgn(command.out, trainer.ema, metadata, command.half)
 
 
 if __name__ == "__main__":
-    from skdcgn.cli import entry
+    from skdcgn.cli import entry  # knows the profiles, and they this module
 
     entry(lambda: main(tyro.cli(Command)))

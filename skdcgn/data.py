@@ -121,7 +121,7 @@ def mnist_digits(split: Split, root: Path | None = None) -> tuple[Tensor, Tensor
     # Imported here because it takes seconds, which the offline digits need not pay.
     from torchvision.datasets import MNIST
 
-    folder = _mnist_folder(root)
+    folder = mnist_folder(root)
     try:
         mnist = MNIST(folder, train=split != "test")
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
@@ -134,8 +134,12 @@ def mnist_digits(split: Split, root: Path | None = None) -> tuple[Tensor, Tensor
     return mnist.data[part], mnist.targets[part]
 
 
-def _mnist_folder(root: Path | None) -> Path:
-    """Return the folder above MNIST/raw, downloading MNIST into the cache where there is none."""
+def mnist_folder(root: Path | None = None) -> Path:
+    """Return the folder above MNIST/raw, downloading MNIST into the cache where there is none.
+
+    Raises:
+        InputError: MNIST is not there and cannot be downloaded.
+    """
     if root is not None:
         if not (root / "MNIST" / "raw").is_dir():
             raise InputError(f"{root} holds no folder MNIST/raw: give the folder above it, or none to download MNIST.")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from skdcgn import distributed
+from skdcgn.errors import InputError
 from skdcgn.losses import LossConfig, discriminator_terms, generator_terms
 from skdcgn.mechanisms import Mechanism
 from skdcgn.models.tinygan import TinyGANDiscriminator, TinyGANGenerator
@@ -18,7 +20,7 @@ from skdcgn.teachers import Records
 
 
 class Batches(Protocol):
-    """An endless, resumable stream of teacher records: `teachers.FreshBatches` or `teachers.StoredBatches`."""
+    """An endless, resumable stream of teacher records: `teachers.FreshBatches` or `teacher_sets.StoredBatches`."""
 
     def __next__(self) -> Records: ...
 
@@ -34,7 +36,7 @@ class DistillConfig:
     steps: int = 4700
     """Optimiser steps."""
     batch_size: int = 64
-    """Teacher records a step."""
+    """Teacher records a step, over all processes together."""
     learning_rate: float = 2e-4
     """Adam's learning rate, for student and discriminator."""
     texture_steps: int | None = None
@@ -80,6 +82,7 @@ class Distiller:
         loss: LossConfig,
         device: torch.device | str = "cpu",
         compile_student: bool = False,
+        real: Batches | None = None,
     ) -> None:
         """Set up a training that `fit` then runs.
 
@@ -92,9 +95,15 @@ class Distiller:
             loss: the objective.
             device: where to train.
             compile_student: run the student through torch.compile.
+            real: real images, with noise for the images that the student draws beside them, where `loss.real` has a
+                weight (see `real_images.RealBatches`).
         """
         if loss.needs_discriminator and discriminator is None:
             raise ValueError("this objective has discriminator terms: give a discriminator")
+        if loss.real and real is None:
+            raise InputError("loss.real needs real images, which this training has none of: leave its weight at 0.")
+        if real is not None and not loss.real:
+            raise ValueError("real images are given, but loss.real has no weight")
         self.student = student.to(device, memory_format=torch.channels_last).train()
         self.discriminator = None
         if loss.needs_discriminator:
@@ -102,9 +111,12 @@ class Distiller:
         self.average = copy.deepcopy(self.student).requires_grad_(False) if config.ema else None
         self.step = 0
         self.steps = config.steps
-        self._forward = torch.compile(self.student) if compile_student else self.student
-        self._batches, self._epoch_steps = batches, epoch_steps
-        self._config, self._loss, self._device = config, loss, torch.device(device)
+        self._device = torch.device(device)
+        forward = torch.compile(self.student) if compile_student else self.student
+        self._forward = distributed.parallel(forward, self._device)
+        self._score = distributed.parallel(self.discriminator, self._device) if self.discriminator else None
+        self._batches, self._real, self._epoch_steps = batches, real, epoch_steps
+        self._config, self._loss = config, loss
         self._optimizer = self._adam(self.student)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._learning_rate_factor)
         self._discriminator_optimizer = self._adam(self.discriminator) if self.discriminator else None
@@ -129,21 +141,31 @@ class Distiller:
     def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
         """Train to the last step, yielding (step, losses) after each."""
         while self.step < self.steps:
-            losses = self.update(next(self._batches))
+            losses = self.update(next(self._batches), None if self._real is None else next(self._real))
             yield self.step, losses
 
-    def update(self, batch: Records) -> dict[str, float]:
-        """Take one step on a batch; return every weighted loss term by name, and the student's `total`."""
+    def update(self, batch: Records, real: Records | None = None) -> dict[str, float]:
+        """Take one step on a batch, and on a batch of real images where the objective has them.
+
+        Returns:
+            Every weighted loss term by name, and the student's `total`.
+        """
         noise, labels = batch.noise, batch.labels
         config = self.student.config
         images = fit_resolution(batch.images, config.resolution)
         images = images.expand(-1, config.channels, -1, -1).contiguous(memory_format=torch.channels_last)
 
+        adversarial = self.step % self._loss.n_critic == 0
         with autocast(self._device, self._config.precision):
             student_images = self._forward(noise, labels)
+            beside_real = None
+            if real is not None:
+                real = real._replace(images=fit_resolution(real.images, config.resolution))
+                with torch.set_grad_enabled(adversarial):  # else only the discriminator looks at them
+                    beside_real = Records(real.noise, real.labels, self._forward(real.noise, real.labels))
 
-        discriminator_losses = self._update_discriminator(images, student_images.detach(), labels)
-        terms = self._student_terms(images, student_images, labels)
+        discriminator_losses = self._update_discriminator(images, student_images.detach(), labels, real, beside_real)
+        terms = self._student_terms(images, student_images, labels, beside_real, adversarial)
         total = sum(terms.values())
         self._optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -155,27 +177,48 @@ class Distiller:
         named = {**terms, "total": total, **discriminator_losses}
         return dict(zip(named, torch.stack([value.detach() for value in named.values()]).tolist(), strict=True))
 
-    def _update_discriminator(self, images: Tensor, student_images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Step the discriminator once, on teacher's and student's images in one pass."""
+    def _update_discriminator(
+        self,
+        images: Tensor,
+        student_images: Tensor,
+        labels: Tensor,
+        real: Records | None,
+        beside_real: Records | None,
+    ) -> dict[str, Tensor]:
+        """Step the discriminator once, on teacher's, student's and real images in one pass."""
         if self.discriminator is None:
             return {}
         self.discriminator.requires_grad_(True)
-        scores, _ = self._discriminate(torch.cat([images, student_images]), labels.repeat(2))
-        terms = discriminator_terms(*scores.chunk(2), self._loss)
+        kinds = [(images, labels), (student_images, labels)]
+        if real is not None:
+            kinds += [(real.images, real.labels), (beside_real.images.detach(), real.labels)]
+        seen, seen_labels = (torch.cat(field) for field in zip(*kinds, strict=True))
+        scores, _ = self._discriminate(seen, seen_labels, self._score)
+        teacher_scores, student_scores, *others = scores.split([len(images) for images, _ in kinds])
+        terms = discriminator_terms(teacher_scores, student_scores, self._loss, *others)
         self._discriminator_optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
         self._discriminator_optimizer.step()
         return terms
 
-    def _student_terms(self, images: Tensor, student_images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _student_terms(
+        self,
+        images: Tensor,
+        student_images: Tensor,
+        labels: Tensor,
+        beside_real: Records | None,
+        adversarial: bool,
+    ) -> dict[str, Tensor]:
         """The student's objective on one batch, as weighted terms."""
-        teacher_activations, student_activations, student_scores = [], [], None
+        teacher_activations, student_activations, student_scores, scores_beside_real = [], [], None, None
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
             with parametrize.cached():  # one spectral norm for both passes
                 with torch.no_grad():  # in one pass with the student's, the teacher's half would be differentiated too
                     _, teacher_activations = self._discriminate(images, labels)
                 student_scores, student_activations = self._discriminate(student_images, labels)
+                if beside_real is not None and adversarial:
+                    scores_beside_real, _ = self._discriminate(beside_real.images, beside_real.labels)
         return generator_terms(
             images,
             student_images,
@@ -184,12 +227,16 @@ class Distiller:
             student_scores,
             self._loss,
             epoch=self.step // self._epoch_steps,
-            adversarial=self.step % self._loss.n_critic == 0,
+            adversarial=adversarial,
+            scores_beside_real=scores_beside_real,
         )
 
-    def _discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _discriminate(
+        self, images: Tensor, labels: Tensor, network: nn.Module | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the discriminator: in its own step as the `network` that averages gradients over processes."""
         with autocast(self._device, self._config.precision):
-            scores, activations = self.discriminator(images, labels)
+            scores, activations = (network or self.discriminator)(images, labels)
         return scores.float(), [activation.float() for activation in activations]
 
     @torch.no_grad()
@@ -213,6 +260,8 @@ class Distiller:
             "schedule": self._schedule.state_dict(),
             "batches": self._batches.state_dict(),
         }
+        if self._real is not None:
+            state["real"] = self._real.state_dict()
         if self.average is not None:
             state["average"] = self.average.state_dict()
         if self.discriminator is not None:
@@ -227,6 +276,8 @@ class Distiller:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._batches.load_state_dict(state["batches"])
+        if self._real is not None:
+            self._real.load_state_dict(state["real"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if self.discriminator is not None:

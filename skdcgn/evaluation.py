@@ -1,13 +1,17 @@
-"""Held-out evaluation of a student: on noise that no training ever sees, the same for every run."""
+"""Held-out evaluation: of a student on noise that no training ever sees, the same for every run, and of a CGN."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skdcgn import metrics
-from skdcgn.images import grid
+from skdcgn.classification import ClassifierConfig, evaluate, train_classifier
+from skdcgn.counterfactuals import CounterfactualConfig, draw
+from skdcgn.data import Dataset, make_dataset
+from skdcgn.images import enlargement, grid
 from skdcgn.mechanisms import Mechanism
 from skdcgn.models.tinygan import TinyGANGenerator
 from skdcgn.runtime import stream
@@ -16,7 +20,8 @@ from skdcgn.teachers import Records, Teacher, balanced_labels
 
 Features = Callable[[Tensor], np.ndarray]
 
-_CHUNK = 250  # images rendered at a time
+_CHUNK = 250  # images rendered at a time, and
+_CHUNK_PIXELS = 1 << 22  # pixels at most: 64 images of 256x256
 
 
 class HeldOut:
@@ -40,7 +45,7 @@ class HeldOut:
             features: for the Fréchet distance, see `metrics.fidelity`.
         """
         self.mechanism, self.noise, self.labels, self._features = mechanism, noise, labels, features
-        self.teacher = _chunked(lambda z, y: teacher.render(mechanism, z, y), noise, labels)
+        self.teacher = _chunked(lambda z, y: teacher.render(mechanism, z, y), noise, labels, teacher.resolution)
 
     @classmethod
     def unseen(
@@ -50,9 +55,14 @@ class HeldOut:
         per_class: int,
         features: Features | None = None,
         device: torch.device | str = "cpu",
+        classes: Sequence[int] | None = None,
     ) -> "HeldOut":
-        """Return the held-out set: noise from a stream that training never draws from, all classes alike."""
-        labels = balanced_labels(per_class, teacher.num_classes).to(device)
+        """Return the held-out set: noise from a stream that training never draws from, all classes alike.
+
+        `classes` are the labels, all of the teacher's by default.
+        """
+        own = torch.tensor(range(teacher.num_classes) if classes is None else classes)
+        labels = own[balanced_labels(per_class, len(own))].to(device)
         noise = teacher.sample_noise(len(labels), stream(0, "held-out", mechanism)).to(device)
         return cls(teacher, mechanism, noise, labels, features)
 
@@ -63,9 +73,23 @@ class HeldOut:
         """Return the same comparison on noise of the training records, to tell memory from generalisation."""
         return cls(teacher, mechanism, records.noise.to(device), records.labels.to(device))
 
+    def excerpt(self, count: int) -> "HeldOut":
+        """Return `count` of its inputs: the first where they have each class twice at most, else evenly spread ones."""
+        index = torch.arange(min(count, len(self.labels)))
+        if len(self.labels[:count].unique()) < len(self.labels.unique()):
+            index = torch.linspace(0, len(self.labels) - 1, count).round().long()
+        excerpt = copy.copy(self)
+        excerpt.noise, excerpt.labels, excerpt.teacher = self.noise[index], self.labels[index], self.teacher[index]
+        return excerpt
+
     def render(self, student: TinyGANGenerator, count: int | None = None) -> Tensor:
         """Render the student's side at the teacher's resolution: all, or the first `count`."""
-        outputs = _chunked(lambda z, y: render(student, self.mechanism, z, y), self.noise[:count], self.labels[:count])
+        outputs = _chunked(
+            lambda z, y: render(student, self.mechanism, z, y),
+            self.noise[:count],
+            self.labels[:count],
+            student.config.resolution,
+        )
         return fit_resolution(outputs, self.teacher.shape[-1])
 
     def measure(self, student: TinyGANGenerator) -> dict[str, float]:
@@ -77,11 +101,61 @@ class HeldOut:
 
         In several short rows, since the UI shows a picture in a square.
         """
-        outputs = self.teacher[:samples], self.render(student, samples)
+        samples = min(samples, len(self.labels))
+        columns = min(columns, samples)
+        shown = self.excerpt(samples - samples % columns)
+        outputs = shown.teacher, shown.render(student)
         teacher, student_rows = (self.mechanism.to_image(output, 3).split(columns) for output in outputs)
-        return grid([row for pair in zip(teacher, student_rows, strict=True) for row in pair], scale=2)
+        rows = [row for pair in zip(teacher, student_rows, strict=True) for row in pair]
+        return grid(rows, enlargement(self.teacher.shape[-1]))
 
 
-def _chunked(function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor) -> Tensor:
-    pairs = zip(noise.split(_CHUNK), labels.split(_CHUNK), strict=True)
+def _chunked(
+    function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, resolution: int = 32
+) -> Tensor:
+    at_once = min(_CHUNK, max(1, _CHUNK_PIXELS // resolution**2))
+    pairs = zip(noise.split(at_once), labels.split(at_once), strict=True)
     return torch.cat([function(z, y) for z, y in pairs])
+
+
+STROKE_MASKS = 1000
+"""Masks that `measure_cgn` holds against real strokes."""
+
+
+def measure_cgn(
+    source: Teacher,
+    dataset: Dataset,
+    images: int,
+    classifier: ClassifierConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Measure an MNIST CGN by what it is for, and by its masks: a CGN has no targets to be held against.
+
+    Args:
+        source: the CGN, or whatever stands in for one.
+        dataset: the variant that it learnt.
+        images: counterfactuals to train the invariant classifier on.
+        classifier: its training.
+        seed: of counterfactuals and classifier.
+        device: where to train.
+
+    Returns:
+        `train_accuracy` of a classifier on the counterfactuals that it learnt from; `valid_accuracy` (on the last
+        10,000 of MNIST-train) and `test_accuracy` (on MNIST-test) where colours or textures tell nothing; `stroke_iou`
+        of masks with the nearest real strokes of their class (see `metrics.nearest_stroke_iou`), and as
+        `stroke_iou_of_real` the same for strokes of the valid set.
+    """
+    data = draw(source, CounterfactualConfig(images, seed=seed))
+    model = train_classifier(data.pixels, data.shape, classifier, seed, device, source.num_classes)
+    measured = {"train_accuracy": evaluate(model, data.pixels, data.shape).accuracy}
+    for split in ("valid", "test"):
+        unseen = make_dataset(dataset, split, seed)
+        measured[f"{split}_accuracy"] = evaluate(model, unseen.pixels, unseen.labels).accuracy
+    real, heldout = make_dataset(dataset, "train", seed), make_dataset(dataset, "valid", seed, limit=STROKE_MASKS)
+    labels = heldout.labels.to(device)
+    noise = source.sample_noise(len(labels), stream(seed, "stroke masks")).to(device)
+    masks = _chunked(lambda z, y: source.render(Mechanism.SHAPE, z, y), noise, labels).cpu()
+    for name, shapes in (("stroke_iou", masks), ("stroke_iou_of_real", heldout.masks())):
+        measured[name] = metrics.nearest_stroke_iou(shapes, heldout.labels, real.masks(), real.labels)
+    return measured

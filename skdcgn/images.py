@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_GAP = 2  # white pixels around each image
+PADDING = 2
+"""White pixels around each image of a grid."""
+
+
+def enlargement(side: int) -> int:
+    """Return how many times larger pictures of a side are logged, so that people see something."""
+    return max(1, 64 // side)
 
 
 def grid(rows: Sequence[Tensor], scale: int = 1) -> np.ndarray:
@@ -21,9 +27,9 @@ def grid(rows: Sequence[Tensor], scale: int = 1) -> np.ndarray:
         (height, width, 3) uint8. Values are mapped by (x + 1) / 2, never stretched.
     """
     images = torch.stack([row.expand(-1, 3, -1, -1) for row in rows]).float().cpu()  # (R, N, 3, H, W)
-    images = F.pad(((images + 1) / 2).clamp(0, 1), (0, _GAP, 0, _GAP), value=1.0)
+    images = F.pad(((images + 1) / 2).clamp(0, 1), (0, PADDING, 0, PADDING), value=1.0)
     count, columns, _, height, width = images.shape
     picture = images.permute(2, 0, 3, 1, 4).reshape(3, count * height, columns * width)
-    picture = F.pad(picture, (_GAP, 0, _GAP, 0), value=1.0)
+    picture = F.pad(picture, (PADDING, 0, PADDING, 0), value=1.0)
     pixels = (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)

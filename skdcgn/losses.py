@@ -51,9 +51,12 @@ class LossConfig:
     """Temperature of the softmaxes of the KL terms (8 in the published module)."""
     cross_entropy: float = 0.0
     """Weight of the binary cross entropy on the discriminator's outputs (Appendix D, Fig. 12), for both nets."""
+    real: float = 0.0
+    """Weight of real images in the adversarial terms of both nets: 0.2 in the original TinyGAN and the baseline's
+    (Sec. A.3), left out in SKDCGN (Sec. 3.1)."""
 
     def __post_init__(self) -> None:
-        if min(self.feature, self.lambda_1, self.lambda_2, self.kl, self.cross_entropy) < 0:
+        if min(self.feature, self.lambda_1, self.lambda_2, self.kl, self.cross_entropy, self.real) < 0:
             raise InputError("loss weights must not be negative: mend the --loss.* flag that is.")
         if max(self.feature, self.lambda_1, self.kl, self.cross_entropy) == 0:
             raise InputError(
@@ -67,7 +70,7 @@ class LossConfig:
     def needs_discriminator(self) -> bool:
         """Whether any term of the student's objective looks at a discriminator."""
         on_activations = self.kl > 0 and self.kl_on == "activations"
-        return on_activations or max(self.feature, self.lambda_2, self.cross_entropy) > 0
+        return on_activations or max(self.feature, self.lambda_2, self.cross_entropy, self.real) > 0
 
     def lambda_1_at(self, epoch: int) -> float:
         """Return lambda_1 in an epoch (from 0) of the published linear decay."""
@@ -170,6 +173,7 @@ def generator_terms(
     config: LossConfig,
     epoch: int,
     adversarial: bool,
+    scores_beside_real: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """L_S, Eq. 7, as weighted terms: the student minimises their sum.
 
@@ -181,7 +185,9 @@ def generator_terms(
         student_scores: D(S), (B,), or None without a discriminator.
         config: the weights.
         epoch: from 0, for the decay of lambda_1.
-        adversarial: whether this step is one with the adversarial term (see `LossConfig.n_critic`).
+        adversarial: whether this step is one with the adversarial terms (see `LossConfig.n_critic`).
+        scores_beside_real: D(S), (B,), of the images that the student draws for the labels of real ones; needed
+            where `config.real` has a weight and the step is adversarial.
     """
     terms = {}
     if config.feature:
@@ -197,6 +203,8 @@ def generator_terms(
         terms["pixel"] = config.lambda_1_at(epoch) * pixel_distance(teacher, student)
     if config.lambda_2 and adversarial:
         terms["adversarial"] = config.lambda_2 * adversarial_student(student_scores)
+    if config.lambda_2 and config.real and adversarial:
+        terms["adversarial_real"] = config.real * config.lambda_2 * adversarial_student(scores_beside_real)
     if config.kl:
         divergence = kl_divergence(teacher, student, teacher_activations, student_activations, config)
         terms["kl"] = config.kl * divergence
@@ -206,10 +214,24 @@ def generator_terms(
     return terms
 
 
-def discriminator_terms(teacher_scores: Tensor, student_scores: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def discriminator_terms(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    config: LossConfig,
+    real_scores: Tensor | None = None,
+    scores_beside_real: Tensor | None = None,
+) -> dict[str, Tensor]:
     """L_D, Eq. 8, as weighted terms: the discriminator minimises their sum.
 
-    The cross entropy run of Appendix D adds a term on the student's images with target 0.
+    The cross entropy run of Appendix D adds a term on the student's images with target 0, the original TinyGAN one
+    on real images.
+
+    Args:
+        teacher_scores: D(T), (B,).
+        student_scores: D(S), (B,).
+        config: the weights.
+        real_scores: D of real images, (B,), needed where `config.real` has a weight.
+        scores_beside_real: D(S), (B,), of the images that the student draws for the labels of the real ones; likewise.
     """
     terms = {"discriminator": adversarial_discriminator(teacher_scores, student_scores)}
     if config.cross_entropy:
@@ -217,4 +239,6 @@ def discriminator_terms(teacher_scores: Tensor, student_scores: Tensor, config: 
         terms["discriminator_cross_entropy"] = config.cross_entropy * F.binary_cross_entropy_with_logits(
             student_scores, target
         )
+    if config.real:
+        terms["discriminator_real"] = config.real * adversarial_discriminator(real_scores, scores_beside_real)
     return terms

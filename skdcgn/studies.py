@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import pandas as pd
 from tqdm import tqdm
 
-from skdcgn import tracking
+from skdcgn import distributed, tracking
 from skdcgn.distill import DistillConfig
 from skdcgn.losses import LossConfig
 from skdcgn.mechanisms import Mechanism
@@ -22,7 +22,7 @@ from skdcgn.training import teacher_tags
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What every study of MNIST students has in its config; a study adds the field that it varies."""
+    """What every study of students has in its config; a study adds the field that it varies."""
 
     profile: Profile
     """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
@@ -92,14 +92,28 @@ class Study:
 
     def __enter__(self) -> Self:
         identity = {**self._identity, "level": "group"}
-        group = self._store.start(
-            self._experiment, self._config, self._name, identity, self._tags, None, self._description
-        )
-        self.group = self._stack.enter_context(group)
+        self.group = self._stack.enter_context(self._start(self._config, self._name, identity, self._tags, None))
         return self
 
     def __exit__(self, *error: object) -> bool | None:
         return self._stack.__exit__(*error)
+
+    @contextmanager
+    def _start(
+        self,
+        config: StudyConfig,
+        name: str,
+        identity: Mapping[str, str],
+        tags: Mapping[str, object],
+        parent: tracking.Run | None,
+    ) -> Iterator[tracking.Run]:
+        """Start a run in process 0, and let the others follow it."""
+        if distributed.rank():
+            yield distributed.follow(self._store)
+            return
+        with self._store.start(self._experiment, config, name, identity, tags, parent, self._description) as run:
+            distributed.lead(run)
+            yield run
 
     @contextmanager
     def student(
@@ -126,9 +140,7 @@ class Study:
         child = replace(self._config, mechanism=mechanism.value, seeds=(seed,), **told_apart, **changes)
         child_tags = {**self._tags, "mechanism": mechanism.value, "seed": seed, **told_apart, **(tags or {})}
         name = " ".join([mechanism.value, *told_apart.values(), f"seed {seed}"])
-        with self._store.start(
-            self._experiment, child, name, self._identity, child_tags, self.group, self._description
-        ) as run:
+        with self._start(child, name, self._identity, child_tags, self.group) as run:
             if run.finished:
                 tqdm.write(f"{self._name}, {name}: finished before (run {run.run_id}), skipped")
             yield run, child

@@ -1,30 +1,30 @@
-"""Teachers as black boxes, and the stored teacher set that a student learns from.
+"""Teachers as black boxes, and the records of theirs that a student learns from.
 
-A teacher turns noise, label and mechanism into an output, and shows nothing else of itself. A record of the teacher
-set keeps noise, label and image together, so that a student always meets an image with the noise it came from.
+A teacher turns noise, label and mechanism into an output, and shows nothing else of itself. A record keeps noise, label
+and image together, so that a student always meets an image with the noise it came from.
 """
 
-import hashlib
 import io
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn import weights
+from skdcgn import distributed, weights
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, shuffle_patches
 from skdcgn.models import cgn_mnist
-from skdcgn.runtime import atomic_path, stream
+from skdcgn.models.tinygan import TinyGANCGN
+
+OWN_TEACHER = Path(__file__).parent / "assets" / "cgn_double_colored_mnist.safetensors"
+"""A CGN that this project trained on double-colored MNIST; the file's metadata has command, seed and scores."""
+OWN_TEACHER_NAME = "our own double_colored MNIST CGN"
 
 
 class Teacher(Protocol):
@@ -60,14 +60,14 @@ class Teacher(Protocol):
 
 
 class MNISTTeacher:
-    """A CGN for an MNIST variant behind the `Teacher` protocol."""
+    """A CGN for an MNIST variant behind the `Teacher` protocol; its mechanisms may be TinyGANs."""
 
     resolution = cgn_mnist.RESOLUTION
     noise_dim = cgn_mnist.NOISE_DIM
 
     def __init__(
         self,
-        cgn: cgn_mnist.CGN,
+        cgn: cgn_mnist.CGN | TinyGANCGN,
         name: str,
         sha256: str,
         stand_in: bool = False,
@@ -77,7 +77,7 @@ class MNISTTeacher:
         self.name = name
         self.sha256 = sha256
         self.stand_in = stand_in
-        self.num_classes = cgn.label_emb.num_embeddings
+        self.num_classes = cgn.num_classes
 
     def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw u ~ N(0, I_32), (n, 32), on the generator's device."""
@@ -86,7 +86,7 @@ class MNISTTeacher:
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism; see `Teacher.render`."""
-        device = self._cgn.label_emb.weight.device
+        device = next(self._cgn.parameters()).device
         return self._cgn(mechanism, noise.to(device), labels.to(device))
 
     def parameters(self, mechanism: Mechanism) -> int:
@@ -104,7 +104,8 @@ def mnist_teacher(
     """Load a pretrained MNIST CGN.
 
     Args:
-        dataset: colored, double_colored or wildlife: the CGN authors' weights for it.
+        dataset: colored, double_colored or wildlife: the CGN authors' weights for it. Where those for double_colored
+            are not at hand, it is the teacher of our own that comes with the package, and a warning says so.
         path: another checkpoint of the same architecture, instead of theirs.
         device: where to run it.
         name: for tags and titles; by default it says whose weights these are.
@@ -113,7 +114,7 @@ def mnist_teacher(
     Raises:
         InputError: the weights are not at hand, or are not those of an MNIST CGN.
     """
-    located = path or weights.locate(f"cgn_{dataset}_mnist")
+    located = path or _pretrained(dataset)
     cgn = cgn_mnist.CGN()
     try:
         cgn.load_state_dict(weights.load_state_dict(located))
@@ -122,7 +123,20 @@ def mnist_teacher(
         raise InputError(f"{located} is not a checkpoint of an MNIST CGN: {reason}") from None
     if name is None:
         name = f"CGN authors' {dataset} MNIST" if path is None else path.name
+        name = OWN_TEACHER_NAME if located == OWN_TEACHER else name
     return MNISTTeacher(cgn, name, weights.sha256(located), stand_in, device)
+
+
+def _pretrained(dataset: str) -> Path:
+    """Return the CGN authors' weights, or our own where theirs are not to be had."""
+    weights.data_dir()  # a wrong SKDCGN_DATA_DIR is a mistake to report
+    try:
+        return weights.locate(f"cgn_{dataset}_mnist")
+    except InputError as error:
+        if dataset != "double_colored":
+            raise
+        warnings.warn(f"the teacher is {OWN_TEACHER_NAME}, from the package: {error}", stacklevel=3)
+        return OWN_TEACHER
 
 
 class Records(NamedTuple):
@@ -165,14 +179,19 @@ def draw_records(
     """
     noise = teacher.sample_noise(len(labels), generator)
     if not published_code:
-        output = teacher.render(mechanism, noise, labels).to(noise.device)
-        return Records(noise, labels, mechanism.to_image(output, mechanism.channels))
+        return render_records(teacher, mechanism, noise, labels)
     if mechanism is Mechanism.SHAPE:
         output = teacher.render(mechanism, noise, labels).to(noise.device)
     else:
         own_noise = teacher.sample_noise(len(labels), generator)  # rendered from, and never stored
         output = shuffle_patches(teacher.render(mechanism, own_noise, labels).to(noise.device), generator)
     return Records(noise, labels, _as_published_files(mechanism.to_image(output, 3)))
+
+
+def render_records(teacher: Teacher, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Records:
+    """Return the records of given noise (B, noise_dim) and labels (B,); images are on the noise's device."""
+    output = teacher.render(mechanism, noise, labels).to(noise.device)
+    return Records(noise, labels, mechanism.to_image(output, mechanism.channels))
 
 
 def _as_published_files(images: Tensor) -> Tensor:
@@ -203,164 +222,34 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-@dataclass(frozen=True)
-class TeacherSetConfig:
-    """A stored teacher set: everything that decides its content, beside the teacher."""
+class FreshBatches:
+    """Endless batches rendered on the fly: noise never repeats. Resumable through its state.
 
-    mechanism: Mechanism
-    per_class: int = 1000
-    """Records of each class (the paper's setting)."""
-    seed: int = 0
-    split: str = "train"
-    """Sets of different splits share no noise."""
-    published_code: bool = False
-    """Draw the records as the published scripts did (see `draw_records`)."""
-
-
-class TeacherSet:
-    """A folder of records, a shard for each class, memory-mapped.
-
-    A shard is a safetensors file of noise, labels and images (uint8) that depends on teacher, config and class alone.
-    So any number of processes may write a set together, an interrupted one goes on where it stopped, and a lost
-    shard can be drawn again.
+    Of several processes each draws the noise and labels of the whole batch, and renders its own share.
     """
 
-    CHUNK = 100
-    """Records rendered at a time: part of a set's definition, since a batch's size decides how noise is drawn."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open a complete set.
-
-        Raises:
-            InputError: there is none at `folder`, or a shard is missing or damaged.
-        """
-        description = folder / "set.json"
-        if not description.exists():
-            raise InputError(f"no complete teacher set at {folder}: write one with TeacherSet.write.")
-        self.description = json.loads(description.read_text())
-        shards = [self._open(folder / name) for name in self.description["shards"]]
-        self.noise = torch.cat([shard["noise"] for shard in shards])
-        self.labels = torch.cat([shard["labels"] for shard in shards])
-        self._images = [shard["images"] for shard in shards]
-        self._per_class = len(self._images[0])
-
-    @staticmethod
-    def _open(path: Path) -> dict[str, Tensor]:
-        try:
-            with safe_open(path, framework="pt") as shard:
-                return {name: shard.get_tensor(name) for name in ("noise", "labels", "images")}
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"shard {path} is missing or damaged ({error}): delete it and write the set again."
-            ) from None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def records(self, index: Tensor) -> Records:
-        """Return the records at positions `index` (B,), images as floats in [-1, 1]."""
-        images = torch.stack([self._images[i // self._per_class][i % self._per_class] for i in index.tolist()])
-        return Records(self.noise[index], self.labels[index], to_float(images))
-
-    @classmethod
-    def write(cls, folder: Path, teacher: Teacher, config: TeacherSetConfig) -> Iterator[tuple[int, int]]:
-        """Write what is missing of a set, yielding (shards there, shards in all).
-
-        Raises:
-            InputError: `folder` holds a set of another teacher or config.
-        """
-        description = {
-            "teacher": teacher.sha256,
-            **asdict(config),
-            "shards": [f"class-{label:04d}.safetensors" for label in range(teacher.num_classes)],
-        }
-        plan = folder / "plan.json"
-        if plan.exists() and json.loads(plan.read_text()) != description:
-            raise InputError(f"{folder} holds a teacher set of another teacher or config: choose another folder.")
-        with atomic_path(plan) as temporary:
-            temporary.write_text(json.dumps(description, indent=2) + "\n")
-        for label, name in enumerate(description["shards"]):
-            if not (folder / name).exists():
-                records = draw_shard(teacher, config, label)
-                with atomic_path(folder / name) as temporary:
-                    save_file(records._replace(images=to_uint8(records.images))._asdict(), temporary)
-            yield label + 1, teacher.num_classes
-        with atomic_path(folder / "set.json") as temporary:
-            temporary.write_text(json.dumps(description, indent=2) + "\n")
-
-
-def draw_shard(teacher: Teacher, config: TeacherSetConfig, label: int) -> Records:
-    """Draw (again) the records of one class of a teacher set, images as floats."""
-    generator = stream(config.seed, "teacher set", config.split, config.mechanism, label)
-    chunks = [
-        draw_records(teacher, config.mechanism, labels, generator, config.published_code)
-        for labels in torch.full((config.per_class,), label).split(TeacherSet.CHUNK)
-    ]
-    return Records(*(torch.cat(field).contiguous() for field in zip(*chunks, strict=True)))
-
-
-def set_folder(root: Path, teacher: Teacher, config: TeacherSetConfig) -> Path:
-    """Return the folder under `root` where the set of this teacher and config belongs."""
-    key = json.dumps({"teacher": teacher.sha256, **asdict(config)}, sort_keys=True)
-    return root / f"{config.mechanism}-{config.split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
-class FreshBatches:
-    """Endless batches rendered on the fly: noise never repeats. Resumable through its state."""
-
-    def __init__(self, teacher: Teacher, mechanism: Mechanism, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        mechanism: Mechanism,
+        batch_size: int,
+        generator: torch.Generator,
+        classes: Sequence[int] | None = None,
+    ) -> None:
         self._teacher, self._mechanism = teacher, mechanism
         self._batch_size, self._generator = batch_size, generator
+        self._classes = torch.tensor(range(teacher.num_classes) if classes is None else classes)
+        self._share = distributed.share(batch_size)
 
     def __next__(self) -> Records:
         device = self._generator.device
-        labels = torch.randint(self._teacher.num_classes, (self._batch_size,), generator=self._generator, device=device)
-        return draw_records(self._teacher, self._mechanism, labels, self._generator)
+        index = torch.randint(len(self._classes), (self._batch_size,), generator=self._generator, device=device)
+        noise = self._teacher.sample_noise(self._batch_size, self._generator)
+        labels = self._classes.to(device)[index]
+        return render_records(self._teacher, self._mechanism, noise[self._share], labels[self._share])
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._generator.set_state(state["generator"].cpu())
-
-
-class StoredBatches:
-    """Endless batches from a teacher set, reshuffled each epoch, incomplete last batches left out. Resumable."""
-
-    def __init__(
-        self,
-        records: TeacherSet,
-        batch_size: int,
-        generator: torch.Generator,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        if len(records) < batch_size:
-            raise InputError(f"a teacher set of {len(records)} records is smaller than one batch of {batch_size}.")
-        self._records, self._batch_size = records, batch_size
-        self._generator, self._device = generator, device
-        self._start_epoch()
-
-    def _start_epoch(self) -> None:
-        self._epoch_state = self._generator.get_state()
-        self._order = torch.randperm(len(self._records), generator=self._generator)
-        self._position = 0
-
-    def sample(self, count: int) -> Records:
-        """Return `count` records of the training set itself (all of a smaller one), evenly spread over the classes."""
-        count = min(count, len(self._records))
-        return self._records.records(torch.linspace(0, len(self._records) - 1, count).round().long())
-
-    def __next__(self) -> Records:
-        if self._position + self._batch_size > len(self._records):
-            self._start_epoch()
-        index = self._order[self._position : self._position + self._batch_size]
-        self._position += self._batch_size
-        return Records(*(field.to(self._device) for field in self._records.records(index)))
-
-    def state_dict(self) -> dict[str, Tensor | int]:
-        return {"generator": self._epoch_state, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        self._generator.set_state(state["generator"].cpu())
-        self._start_epoch()
-        self._position = state["position"]

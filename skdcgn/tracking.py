@@ -287,13 +287,13 @@ class Store:
         """Set tags of a run; booleans become true and false."""
         self.client.log_batch(run_id, tags=[RunTag(key, _text(value)) for key, value in tags.items()])
 
-    def load_student(self, run_id: str) -> TinyGANGenerator:
-        """Load the student that a run kept, in eval mode.
+    def load_student(self, run_id: str, name: str = "student") -> TinyGANGenerator:
+        """Load the student that a run kept under a name, in eval mode.
 
         Raises:
             InputError: there is no such run, or it kept no student.
         """
-        with self.artifact(run_id, "student") as folder:
+        with self.artifact(run_id, name) as folder:
             return load_generator(folder)
 
     def load_tensors(self, run_id: str, name: str) -> dict[str, Tensor]:
@@ -390,11 +390,11 @@ class Run:
             self.store.client.log_image(self.run_id, Image.fromarray(pixels), key=key, step=step, synchronous=True)
             self._images.add((key, step))
 
-    def log_student(self, student: TinyGANGenerator) -> None:
-        """Keep a student's weights and config; `Store.load_student` loads them again."""
+    def log_student(self, student: TinyGANGenerator, name: str = "student") -> None:
+        """Keep a student's weights and config under a name; `Store.load_student` loads them again."""
         with tempfile.TemporaryDirectory() as folder:
             save_generator(student, Path(folder))
-            self.store.client.log_artifacts(self.run_id, folder, "student")
+            self.store.client.log_artifacts(self.run_id, folder, name)
 
     def log_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a name; `Store.load_tensors` loads them again."""

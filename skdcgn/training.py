@@ -3,15 +3,16 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from skdcgn import metrics
+from skdcgn import distributed, metrics
 from skdcgn.distill import DistillConfig, Distiller
 from skdcgn.evaluation import Features, HeldOut
 from skdcgn.losses import LossConfig
@@ -19,8 +20,11 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.models.tinygan import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.runtime import Interruption, Runtime, load_checkpoint, save_checkpoint, seeded, stream
 from skdcgn.students import render
-from skdcgn.teachers import FreshBatches, StoredBatches, Teacher, TeacherSet, TeacherSetConfig, set_folder
+from skdcgn.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig, set_folder
+from skdcgn.teachers import FreshBatches, Teacher
 from skdcgn.tracking import Run
+
+_SAMPLES = 40  # held-out images of each side that a run keeps for the figures
 
 
 class Trainer(Protocol):
@@ -75,8 +79,9 @@ def train(
         Interrupted: SIGINT or SIGTERM came in; a checkpoint was left.
     """
     seconds = 0.0
-    if run.checkpoint.exists():
-        state = load_checkpoint(run.checkpoint)
+    logs = distributed.rank() == 0
+    state = distributed.broadcast(load_checkpoint(run.checkpoint) if logs and run.checkpoint.exists() else None)
+    if state is not None:
         trainer.load_state_dict(state["trainer"])
         seconds = state["seconds"]
     start = time.perf_counter() - seconds
@@ -93,9 +98,11 @@ def train(
                     raise Diverged(f"loss {name!r} is {value} at step {step}")
             if step % runtime.log_every == 0 or step == 1:
                 run.log_metrics("loss", losses, step)
-            if step in evaluate_at:
+            interruption.signum = distributed.any_of(interruption.signum)  # all processes end after the same step
+            if step in evaluate_at and logs:
                 evaluate(step)
-            if step % runtime.checkpoint_every == 0 or step == trainer.steps or interruption.signum is not None:
+            last = step == trainer.steps or interruption.signum is not None
+            if logs and (last or step % runtime.checkpoint_every == 0):
                 save()
             bar.update()
             interruption.check()
@@ -142,6 +149,8 @@ def distil(
     features: Features | None = None,
     class_embedding: Tensor | None = None,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    classes: Sequence[int] | None = None,
+    teacher_sets: Path | None = None,
 ) -> None:
     """Distil one mechanism of a teacher into a student, as a run (paper Sec. 3.1).
 
@@ -159,14 +168,18 @@ def distil(
         class_embedding: initial class embedding of the student, such as BigGAN's.
         on_evaluation: called with the step and the metrics of each held-out evaluation; it may end the training by
             raising, as a sweep does with optuna.TrialPruned.
+        classes: the labels to learn; all of the teacher's by default.
+        teacher_sets: folder of stored teacher sets, by default one beside the run store.
     """
     distill, loss, runtime = recipe.distill.for_mechanism(mechanism), recipe.loss, recipe.runtime
+    classes = tuple(range(teacher.num_classes) if classes is None else classes)
+    teacher_sets = teacher_sets or run.store.folder / "teacher_sets"
     config = recipe.student.for_mechanism(mechanism)
     with seeded(seed, "student", mechanism):
         generator = TinyGANGenerator(config, class_embedding)
         discriminator = TinyGANDiscriminator(config, distill.discriminator_width) if loss.needs_discriminator else None
-    batches = _batches(run, teacher, mechanism, distill, seed, device)
-    epoch_images = (distill.per_class or DistillConfig.per_class) * teacher.num_classes
+    batches = _batches(teacher_sets, teacher, mechanism, distill, seed, device, classes)
+    epoch_images = (distill.per_class or DistillConfig.per_class) * len(classes)
     distiller = Distiller(
         generator,
         discriminator,
@@ -177,7 +190,11 @@ def distil(
         device=device,
         compile_student=runtime.compile,
     )
-    heldout = HeldOut.unseen(teacher, mechanism, recipe.heldout_per_class, features, device)
+    description = f"{mechanism} (seed {seed})"
+    if distributed.rank():  # process 0 measures and logs for all
+        train(distiller, run, runtime, lambda step: None, (), description)
+        return
+    heldout = HeldOut.unseen(teacher, mechanism, recipe.heldout_per_class, features, device, classes)
 
     def picture(step: int) -> None:
         run.log_image(f"{mechanism}/teacher over student", heldout.compare(distiller.result), step)
@@ -193,7 +210,7 @@ def distil(
     evaluate_at = evaluation_steps(distiller.steps, recipe.evaluations)
     if not run.resumed:
         picture(0)  # the step at which the UI's image charts open
-    train(distiller, run, runtime, evaluate, evaluate_at, f"{mechanism} (seed {seed})")
+    train(distiller, run, runtime, evaluate, evaluate_at, description)
 
     final = heldout.measure(distiller.result)
     if isinstance(batches, StoredBatches):
@@ -203,23 +220,30 @@ def distil(
     run.log_metrics("final", final, distiller.step)
     run.log_metrics("cost", _latencies(teacher, mechanism, distiller.result, heldout), distiller.step)
     run.log_student(distiller.result)
-    columns = 2 * teacher.num_classes
-    samples = {"teacher": heldout.teacher[:columns], "student": heldout.render(distiller.result, columns)}
-    run.log_tensors("samples", {"noise": heldout.noise[:columns], "labels": heldout.labels[:columns], **samples})
+    shown = heldout.excerpt(min(2 * len(classes), _SAMPLES))
+    samples = {"teacher": shown.teacher, "student": shown.render(distiller.result)}
+    run.log_tensors("samples", {"noise": shown.noise, "labels": shown.labels, **samples})
 
 
 def _batches(
-    run: Run, teacher: Teacher, mechanism: Mechanism, distill: DistillConfig, seed: int, device: torch.device
+    teacher_sets: Path,
+    teacher: Teacher,
+    mechanism: Mechanism,
+    distill: DistillConfig,
+    seed: int,
+    device: torch.device,
+    classes: Sequence[int],
 ) -> FreshBatches | StoredBatches:
     """The student's data: the stored teacher set, written first where it is missing, or fresh records."""
     if not distill.per_class:
-        return FreshBatches(teacher, mechanism, distill.batch_size, stream(seed, "train", mechanism, device=device))
+        random = stream(seed, "train", mechanism, device=device)
+        return FreshBatches(teacher, mechanism, distill.batch_size, random, classes)
     config = TeacherSetConfig(mechanism, distill.per_class, seed, published_code=distill.published_code)
-    folder = set_folder(run.store.folder / "teacher_sets", teacher, config)
-    with _progress("teacher set", "class", total=teacher.num_classes) as bar:
-        for written, _ in TeacherSet.write(folder, teacher, config):
+    folder = set_folder(teacher_sets, teacher, config)
+    with _progress("teacher set", "class", total=len(classes)) as bar:
+        for written, _ in TeacherSet.write(folder, teacher, config, classes):
             bar.update(written - bar.n)
-    return StoredBatches(TeacherSet(folder), distill.batch_size, stream(seed, "train", mechanism), device)
+    return StoredBatches(TeacherSet(folder, classes), distill.batch_size, stream(seed, "train", mechanism), device)
 
 
 def _sizes(teacher: Teacher, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:

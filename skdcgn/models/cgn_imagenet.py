@@ -146,8 +146,20 @@ class ImageNetCGN(nn.Module):
         if len(parts) == 1 and not any(_part_of(key) in PARTS for key in state):
             state = {f"{parts[0]}.{key}": tensor for key, tensor in state.items()}
         left_out = set(PARTS) - set(parts)
+        own = {key: tensor for key, tensor in state.items() if _part_of(key) not in left_out}
+        return cls.from_state(own, architecture, parts, path)
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Tensor], architecture: Architecture, parts: Sequence[Part] = PARTS, source: object = ""
+    ) -> Self:
+        """Build a CGN of a state dict, strictly, in evaluation mode; half precision becomes float32.
+
+        Raises:
+            InputError: the state dict does not fit; the message names its `source`.
+        """
         cgn = cls(architecture, parts=parts)
-        _fill(cgn, {key: tensor for key, tensor in state.items() if _part_of(key) not in left_out}, path)
+        _fill(cgn, state, source)
         return cgn.eval()
 
     @classmethod
@@ -310,7 +322,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {".".join(name for name in key.split(".") if name != "module"): tensor for key, tensor in state.items()}
 
 
-def _fill(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+def _fill(network: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
     """Make the tensors of `state` the weights of a network on the meta device, strictly."""
     wanted = network.state_dict()
     problems = {

@@ -103,6 +103,11 @@ class CGN(nn.Module):
         self.f_text1 = _texture_net()
         self.f_text2 = _texture_net()
 
+    @property
+    def num_classes(self) -> int:
+        """Labels are integers below this."""
+        return self.label_emb.num_embeddings
+
     def network(self, mechanism: Mechanism) -> nn.Sequential:
         """Return the network of one mechanism."""
         return {

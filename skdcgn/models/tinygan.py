@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 from skdcgn.runtime import atomic_path
 
 LabelInput = Literal["none", "one_hot", "embedding"]
@@ -219,6 +219,26 @@ class TinyGANDiscriminator(nn.Module):
         pooled = features.sum(dim=(2, 3))  # (B, C)
         projection = (self.class_embedding(labels) * pooled).sum(dim=1)
         return self.score(pooled).squeeze(1) + projection, activations
+
+
+class TinyGANCGN(nn.Module):
+    """A CGN whose mechanisms are three TinyGAN generators, to be trained without a teacher: the paper's baseline."""
+
+    def __init__(self, config: TinyGANConfig) -> None:
+        super().__init__()
+        self.num_classes = config.num_classes
+        self.generators = nn.ModuleDict(
+            {mechanism.value: TinyGANGenerator(config.for_mechanism(mechanism)) for mechanism in Mechanism}
+        )
+
+    def network(self, mechanism: Mechanism) -> TinyGANGenerator:
+        """Return the network of one mechanism."""
+        return self.generators[mechanism.value]
+
+    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+        """Run one mechanism, with inputs and outputs like those of `cgn_mnist.CGN`."""
+        output = mechanism.from_image(self.network(mechanism)(noise, labels))
+        return output.clamp(MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else output
 
 
 def load_class_embedding(path: Path, config: TinyGANConfig) -> Tensor:
