@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 import warnings
 
@@ -13,11 +14,13 @@ from torch.nn import functional as F
 
 from skdcgn import cgn_training, weights
 from skdcgn.cgn_training import PUBLISHED, CGNTrainer, CGNTrainingConfig
+from skdcgn.classification import ClassifierConfig
 from skdcgn.data import TensorSet, make_dataset
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, compose
 from skdcgn.models.cgn_mnist import CGN, UpsampledConv2d
-from skdcgn.runtime import load_checkpoint, save_checkpoint
+from skdcgn.models.tinygan import TinyGANCGN, TinyGANConfig
+from skdcgn.runtime import load_checkpoint, save_checkpoint, seeded
 
 TINY = CGNTrainingConfig(steps=6, batch_size=4, texture_every=2, texture_warmup=2, perceptual="random")
 GENERATOR_WEIGHTS = ("adversarial", "binary", "frame", "colour", "style")
@@ -212,11 +215,6 @@ def test_colour_distance_sees_amounts_and_not_places() -> None:
     assert cgn_training.colour_distance(images, inverted) > 0.3
 
 
-def test_gram_matrix_by_hand() -> None:
-    features = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # (1, 2, 1, 2)
-    assert torch.equal(cgn_training.gram_matrix(features), torch.tensor([[[5.0, 11.0], [11.0, 25.0]]]) / 4)
-
-
 @pytest.mark.parametrize(
     "wrong", [{"steps": 0}, {"batch_size": 1}, {"ema": 1.0}, {"texture_every": 0}, {"decay_from": 2.0}]
 )
@@ -235,13 +233,36 @@ def test_data_that_do_not_fit_are_refused(digits: TensorSet) -> None:
 def test_command_writes_a_teacher(tmp_path) -> None:
     path = tmp_path / "cgn.safetensors"
     config = dataclasses.replace(TINY, perceptual="none")
-    cgn_training.main(cgn_training.Command(out=path, dataset="digits", training=config))
+    classifier = ClassifierConfig(epochs=1)
+    cgn_training.main(cgn_training.Command(path, "digits", training=config, counterfactuals=100, classifier=classifier))
     CGN().load_state_dict(load_file(path))
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["dataset"] == "digits"
     assert metadata["perceptual"] == "none"
     assert '"steps": 6' in metadata["training"]
+    scores = json.loads(metadata["scores"])
+    assert {"train_accuracy", "valid_accuracy", "test_accuracy", "stroke_iou", "stroke_iou_of_real"} == set(scores)
+    assert scores["stroke_iou_of_real"] > 0.5
+    assert "100 counterfactuals" in metadata["scored_on"]
+
+
+def test_trains_a_cgn_whose_mechanisms_are_tinygans(digits: TensorSet) -> None:
+    with seeded(0, "baseline"):
+        baseline = TinyGANCGN(TinyGANConfig(width=4))
+    trainer = CGNTrainer(dataclasses.replace(TINY, steps=2), digits, baseline)
+    before = [parameter.clone() for parameter in trainer.cgn.parameters()]
+    assert len(list(trainer.fit())) == 2
+    assert all(
+        not torch.equal(a, b) for a, b in zip(before, trainer.cgn.parameters(), strict=True) if b.grad is not None
+    )
+    assert all(network.grad is not None for network in trainer.cgn.network(Mechanism.SHAPE).fc.parameters())
+    labels = torch.arange(10)
+    mask = trainer.ema(Mechanism.SHAPE, torch.zeros(10, 32), labels)
+    assert mask.shape == (10, 1, 32, 32)
+    assert mask.min() >= 1e-4
+    assert mask.max() <= 1 - 1e-4
+    assert trainer.ema(Mechanism.TEXTURE, torch.zeros(10, 32), labels).shape == (10, 3, 32, 32)
 
 
 def test_smoke_training_learns_the_colours(digits: TensorSet) -> None:

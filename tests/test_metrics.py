@@ -20,6 +20,18 @@ def test_iou_by_hand() -> None:
     assert metrics.mask_iou(teacher, student) == pytest.approx((1 / 3 + 1 + 1) / 3)
 
 
+def test_nearest_stroke_by_hand() -> None:
+    strokes = torch.zeros(3, 1, 2, 2)
+    strokes[0, 0, 0, :] = 1  # class 0: a row
+    strokes[1, 0, :, 0] = 1  # class 0: a column
+    strokes[2, 0, 1, 1] = 1  # class 1: a pixel
+    masks = torch.zeros(2, 1, 2, 2)
+    masks[0, 0, :, 0] = 0.9  # of class 0: the column itself
+    masks[1, 0, 1, :] = 0.6  # of class 1: twice the pixel; the nearer column is of the other class
+    measured = metrics.nearest_stroke_iou(masks, torch.tensor([0, 1]), strokes, torch.tensor([0, 0, 1]))
+    assert measured == pytest.approx((1 + 1 / 2) / 2)
+
+
 def test_equal_images_are_perfect() -> None:
     images = torch.rand(4, 3, 32, 32, generator=stream(0, "images")) * 2 - 1
     measured = metrics.fidelity(Mechanism.TEXTURE, images, images, lambda x: x.flatten(1)[:, :5].numpy())

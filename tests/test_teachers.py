@@ -1,7 +1,6 @@
-"""Teachers, records, and the stored teacher set."""
+"""Teachers, their records, and students in their place."""
 
 import shutil
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,9 @@ from skdcgn.students import SKDCGN
 from skdcgn.teachers import (
     FreshBatches,
     MNISTTeacher,
-    StoredBatches,
-    TeacherSet,
-    TeacherSetConfig,
     balanced_labels,
     draw_records,
-    draw_shard,
     mnist_teacher,
-    set_folder,
     to_float,
     to_uint8,
 )
@@ -60,19 +54,6 @@ def test_wrong_checkpoint_is_refused_in_one_sentence(tmp_path: Path) -> None:
         mnist_teacher("double_colored", tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("mechanism", list(Mechanism))
-def test_stored_noise_regenerates_its_image(tmp_path: Path, random_teacher: MNISTTeacher, mechanism: Mechanism) -> None:
-    """In the published pipeline not one of 10,000 images met the noise it had been made from."""
-    config = TeacherSetConfig(mechanism, per_class=3)
-    list(TeacherSet.write(tmp_path, random_teacher, config))
-    stored = TeacherSet(tmp_path)
-    assert torch.equal(stored.labels.bincount(), torch.full((10,), 3))
-    index = torch.tensor([0, 7, 29, 12])
-    records = stored.records(index)
-    again = mechanism.to_image(random_teacher.render(mechanism, records.noise, records.labels), mechanism.channels)
-    assert (records.images - again).abs().max() <= 1 / 255 + 1e-4  # a uint8 keeps it to half a step of 2/255
-
-
 def test_published_pairing_is_wrong_for_texture_and_right_for_shape(random_teacher: MNISTTeacher) -> None:
     labels = balanced_labels(2, 10)
     for mechanism in Mechanism:
@@ -88,85 +69,11 @@ def test_published_pairing_is_wrong_for_texture_and_right_for_shape(random_teach
         assert (np.mean(correlations) > 0.9) == (mechanism is Mechanism.SHAPE)
 
 
-def test_set_is_resumable_and_a_lost_shard_comes_back_identical(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    config = TeacherSetConfig(Mechanism.TEXTURE, per_class=2)
-    folder = tmp_path / "set"
-    list(islice(TeacherSet.write(folder, random_teacher, config), 4))  # interrupted after four classes
-    with pytest.raises(InputError, match="no complete teacher set"):
-        TeacherSet(folder)
-    list(TeacherSet.write(folder, random_teacher, config))
-    whole = TeacherSet(folder).records(torch.arange(20))
-    (folder / "class-0003.safetensors").unlink()
-    with pytest.raises(InputError, match=r"class-0003\.safetensors is missing or damaged"):
-        TeacherSet(folder)
-    list(TeacherSet.write(folder, random_teacher, config))
-    again = TeacherSet(folder).records(torch.arange(20))
-    for first, second in zip(whole, again, strict=True):
-        assert torch.equal(first, second)
-    shard = draw_shard(random_teacher, config, 3)
-    assert torch.equal(to_float(to_uint8(shard.images)), again.images[6:8])
-
-
-def test_damaged_shard_is_named(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
-    shard = tmp_path / "class-0001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(InputError, match="class-0001"):
-        TeacherSet(tmp_path)
-
-
-def test_folder_of_another_set_is_not_overwritten(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=1)))
-    with pytest.raises(InputError, match="another teacher or config"):
-        next(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
-
-
-def test_splits_and_seeds_share_no_noise(random_teacher: MNISTTeacher) -> None:
-    configs = [TeacherSetConfig(Mechanism.SHAPE, 5, seed, split) for seed in (0, 1) for split in ("train", "heldout")]
-    rows = {tuple(row) for config in configs for row in draw_shard(random_teacher, config, 2).noise.tolist()}
-    assert len(rows) == 20
-    assert len({set_folder(Path("sets"), random_teacher, config) for config in configs}) == 4
-
-
-def test_stored_batches_visit_every_record_once_an_epoch(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
-    batches = StoredBatches(TeacherSet(tmp_path), 5, stream(0, "batches"))
-    epochs = [torch.cat([next(batches).noise for _ in range(4)]) for _ in range(2)]
-    assert len({tuple(row) for row in epochs[0].tolist()}) == 20
-    assert not torch.equal(epochs[0], epochs[1])
-
-
-@pytest.mark.parametrize("count", [10, 15, 20, 50])
-def test_sample_of_the_training_set_has_all_classes(tmp_path: Path, random_teacher: MNISTTeacher, count: int) -> None:
-    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
-    labels = StoredBatches(TeacherSet(tmp_path), 5, stream(0, "batches")).sample(count).labels
-    assert len(labels) == min(count, 20)
-    assert set(labels.tolist()) == set(range(10))
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_batches_resume_where_they_were(tmp_path: Path, random_teacher: MNISTTeacher, stored: bool) -> None:
-    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
-
-    def batches() -> StoredBatches | FreshBatches:
-        if stored:
-            return StoredBatches(TeacherSet(tmp_path), 6, stream(0, "batches"))
-        return FreshBatches(random_teacher, Mechanism.SHAPE, 6, stream(0, "batches"))
-
-    first = batches()
-    for _ in range(4):
-        next(first)
-    second = batches()
-    second.load_state_dict(first.state_dict())
-    for _ in range(4):
-        for left, right in zip(next(first), next(second), strict=True):
-            assert torch.equal(left, right)
-
-
-def test_too_small_a_set_is_refused(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=1)))
-    with pytest.raises(InputError, match="smaller than one batch"):
-        StoredBatches(TeacherSet(tmp_path), 64, stream(0, "batches"))
+def test_fresh_batches_draw_only_their_classes(random_teacher: MNISTTeacher) -> None:
+    batches = FreshBatches(random_teacher, Mechanism.SHAPE, 30, stream(0, "batches"), classes=(2, 7))
+    records = next(batches)
+    assert set(records.labels.tolist()) == {2, 7}
+    assert records.images.shape == (30, 1, 32, 32)
 
 
 def test_uint8_round_trip() -> None:

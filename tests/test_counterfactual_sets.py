@@ -1,0 +1,274 @@
+"""Counterfactual data sets: their definition, and how they are written to a folder."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import tyro
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from skdcgn import cli, counterfactuals
+from skdcgn.cgn_training import save_cgn
+from skdcgn.counterfactuals import (
+    Command,
+    CounterfactualConfig,
+    CounterfactualData,
+    disk_space,
+    draw,
+    generate,
+    main,
+    write,
+)
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import Mechanism
+from skdcgn.models.cgn_mnist import CGN
+from skdcgn.teachers import MNISTTeacher
+
+
+class Painter:
+    """A source that anyone can check: a mask out of noise, a texture of the label's grey, a black background."""
+
+    name, sha256, stand_in = "painter", "1" * 64, True
+    resolution, num_classes, noise_dim = 8, 10, 64
+
+    def __init__(self) -> None:
+        self.rendered = dict.fromkeys(Mechanism, 0)
+
+    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(n, self.noise_dim, generator=generator)
+
+    def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+        self.rendered[mechanism] += len(labels)
+        if mechanism is Mechanism.SHAPE:
+            return noise.view(-1, 1, 8, 8)
+        grey = labels / 10 if mechanism is Mechanism.TEXTURE else torch.full(labels.shape, -1.0)
+        return grey[:, None, None, None].expand(-1, 3, 8, 8)
+
+    def parameters(self, mechanism: Mechanism) -> int:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 12 images, shards of 24."""
+    monkeypatch.setattr(counterfactuals, "CHUNK", 12)
+    monkeypatch.setattr(counterfactuals, "SHARD_CHUNKS", 2)
+
+
+def same(a: CounterfactualData, b: CounterfactualData) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_what_a_set_is_made_of() -> None:
+    data = draw(Painter(), CounterfactualConfig(n=25, per_mask=4))
+    assert data.pixels.shape == (25, 3, 8, 8)
+    assert data.pixels.dtype == torch.uint8
+    for labels in (data.shape, data.texture, data.background):
+        assert labels.shape == (25,)
+        assert labels.dtype == torch.int64
+        assert 0 <= labels.min() <= labels.max() < 10
+
+
+def test_images_of_one_mask_differ_in_texture_alone() -> None:
+    source = Painter()
+    data = draw(source, CounterfactualConfig(n=24, per_mask=4))
+    assert source.rendered == {Mechanism.SHAPE: 6, Mechanism.TEXTURE: 24, Mechanism.BACKGROUND: 24}
+    grey = (data.pixels[:, 0].float() / 127.5 - 1 + 1) / (data.texture[:, None, None] / 10 + 1)  # m, from Eq. 1
+    masks = grey.view(6, 4, 8, 8)
+    torch.testing.assert_close(masks, masks[:, :1].expand_as(masks), atol=0.01, rtol=0)
+    assert all((a - b).abs().max() > 0.1 for a, b in itertools.pairwise(masks[:, 0]))
+    assert (data.shape.view(6, 4) == data.shape[::4, None]).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 40), per_mask=st.integers(1, 15))
+def test_chunks_make_up_the_set_and_a_smaller_set_begins_a_larger_one(n: int, per_mask: int) -> None:
+    config = CounterfactualConfig(n, per_mask)
+    chunks = list(generate(Painter(), config))
+    whole = draw(Painter(), config)
+    assert len(whole.pixels) == n
+    assert max(len(chunk.pixels) for chunk in chunks) <= config.chunk
+    assert same(whole, CounterfactualData(*(torch.cat(field) for field in zip(*chunks, strict=True))))
+    larger = draw(Painter(), CounterfactualConfig(n + 7, per_mask))
+    assert same(whole, CounterfactualData(*(field[:n] for field in larger)))
+
+
+def test_labels_are_independent_or_all_the_shapes_own() -> None:
+    permuted = draw(Painter(), CounterfactualConfig(n=3000))
+    for a, b in itertools.combinations((permuted.shape, permuted.texture, permuted.background), 2):
+        assert 0.07 < (a == b).float().mean() < 0.13
+        assert len(torch.stack([a, b]).unique(dim=1).T) == 100  # every pair occurs
+    plain = draw(Painter(), CounterfactualConfig(n=3000, permute=False))
+    assert torch.equal(plain.shape, plain.texture)
+    assert torch.equal(plain.shape, plain.background)
+    assert torch.equal(plain.shape, permuted.shape)
+
+
+def test_the_seed_decides_everything() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (draw(Painter(), CounterfactualConfig(n=24, seed=seed)) for seed in (3, 3, 4))
+    assert same(first, again)
+    assert not torch.equal(first.pixels, other.pixels)
+    assert not torch.equal(first.texture, other.texture)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_interventions_are_drawn_for_each_image_of_a_mask() -> None:
+    data = draw(Painter(), CounterfactualConfig(n=12, per_mask=12, intervention="noise", permute=False))
+    assert len(data.pixels.unique(dim=0)) == 12
+    still = draw(Painter(), CounterfactualConfig(n=12, per_mask=12, permute=False))
+    assert len(still.pixels.unique(dim=0)) == 1
+    assert torch.equal(data.shape, still.shape)
+
+
+def test_strength_of_an_intervention() -> None:
+    plain, half = (
+        draw(Painter(), CounterfactualConfig(n=12, permute=False, intervention="transparency", strength=strength))
+        for strength in (1.0, 0.5)
+    )
+    # The background is black: half the mask is half the brightness.
+    torch.testing.assert_close(half.pixels.float(), plain.pixels.float() / 2, atol=1.1, rtol=0)
+
+
+def test_shifts_can_be_left_out(random_teacher: MNISTTeacher) -> None:
+    shifted, fixed = (draw(random_teacher, CounterfactualConfig(n=4, shuffle=shuffle)) for shuffle in (True, False))
+    assert torch.equal(shifted.shape, fixed.shape)
+    assert not torch.equal(shifted.pixels, fixed.pixels)
+
+
+def test_resolution_is_that_of_the_source_or_the_one_asked_for() -> None:
+    config = CounterfactualConfig(n=6, permute=False)
+    small, same_size, large = (draw(Painter(), config, resolution=side).pixels for side in (4, None, 16))
+    assert [images.shape[-1] for images in (small, same_size, large)] == [4, 8, 16]
+    assert torch.equal(large[:, :, ::2, ::2], same_size)
+    area = same_size.float().view(6, 3, 4, 2, 4, 2).mean(dim=(3, 5))
+    torch.testing.assert_close(small.float(), area, atol=1.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"n": 0}, "--n 0"), ({"per_mask": 0}, "--per-mask 0"), ({"intervention": "blur"}, "'blur'.*transparency")],
+)
+def test_impossible_sets_are_told(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        CounterfactualConfig(**wrong)
+
+
+CONFIG = CounterfactualConfig(n=30, per_mask=4)
+
+
+def read_images(folder: Path, index: pd.DataFrame) -> Tensor:
+    pictures = [np.asarray(Image.open(folder / file)) for file in index["file"]]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def read_shards(folder: Path, index: pd.DataFrame) -> Tensor:
+    shards = {file: load_file(folder / file)["pixels"] for file in index["file"].unique()}
+    return torch.stack([shards[file][row] for file, row in zip(index["file"], index["row"], strict=True)])
+
+
+@pytest.mark.parametrize(("format", "read"), [("png", read_images), ("shards", read_shards)])
+def test_a_folder_holds_the_set_with_all_its_labels(tmp_path: Path, format: str, read: object) -> None:
+    folder = tmp_path / "new" / "set"
+    assert list(write(folder, Painter(), CONFIG, format)) == [(24, 30), (30, 30)]
+    index, data = pd.read_csv(folder / "index.csv"), draw(Painter(), CONFIG)
+    assert torch.equal(read(folder, index), data.pixels)
+    for mechanism, labels in zip(Mechanism, data[1:], strict=True):
+        assert index[f"label_{mechanism}"].tolist() == labels.tolist()
+    assert set(index["source"]) == {"painter"}
+    assert set(index["seed"]) == {0}
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "index.parquet"), index)
+    description = json.loads((folder / "set.json").read_text())
+    assert description["source_sha256"] == "1" * 64
+    assert description["per_mask"] == 4
+    assert not [path for path in folder.rglob("*.part")]
+
+
+def test_shards_hold_the_labels_too(tmp_path: Path) -> None:
+    list(write(tmp_path, Painter(), CONFIG, "shards"))
+    shards = [load_file(path) for path in sorted(tmp_path.glob("*.safetensors"))]
+    whole = CounterfactualData(*(torch.cat([shard[name] for shard in shards]) for name in CounterfactualData._fields))
+    assert same(whole, draw(Painter(), CONFIG))
+
+
+@pytest.mark.parametrize("format", ["png", "shards"])
+def test_an_interrupted_set_is_completed(tmp_path: Path, format: str) -> None:
+    writing = write(tmp_path, Painter(), CONFIG, format)
+    assert next(writing) == (24, 30)
+    writing.close()
+    assert not (tmp_path / "index.csv").exists()
+    (tmp_path / ".0002.part").mkdir()  # what a killed process leaves of a folder
+    source = Painter()
+    assert list(write(tmp_path, source, CONFIG, format)) == [(24, 30), (30, 30)]
+    assert source.rendered[Mechanism.TEXTURE] == 12  # the last chunk only
+    assert len(pd.read_csv(tmp_path / "index.csv")) == 30
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    list(write(tmp_path / "set", Painter(), CONFIG))
+    for config, format in ((CounterfactualConfig(n=31, per_mask=4), "png"), (CONFIG, "shards")):
+        with pytest.raises(InputError, match="another counterfactual data set"):
+            next(write(tmp_path / "set", Painter(), config, format))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
+        with pytest.raises(InputError, match="something else"):
+            next(write(folder, Painter(), CONFIG))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(InputError, match=r"0\.4 GB.*smaller --n"):
+        next(write(tmp_path / "set", Painter(), CounterfactualConfig(n=100_000)))
+    assert not (tmp_path / "set").exists()
+
+
+def test_disk_space_is_about_what_a_set_takes(tmp_path: Path) -> None:
+    list(write(tmp_path, Painter(), CONFIG, "shards"))
+    taken = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert disk_space(30, 8, "shards") <= taken < disk_space(30, 8, "shards") + 2000
+    assert disk_space(1000, 32, "png") == 4_096_000
+    assert disk_space(1000, 256, "png") == 1000 * 3 * 256**2
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_cgn(tmp_path / "cgn.safetensors", CGN())
+    flags = ["--n", "15", "--per-mask", "5", "--seed", "2", "--intervention", "transparency", "--no-permute"]
+    out = tmp_path / "out"
+    command = tyro.cli(Command, args=["--source", str(tmp_path / "cgn.safetensors"), "--out", str(out), *flags])
+    assert command.data == CounterfactualConfig(15, 5, False, "transparency", seed=2)
+    main(command)
+    printed = capsys.readouterr().out
+    assert "15 images (32x32) of cgn" in printed
+    assert "MB" in printed
+    assert len(list(out.glob("*/*.png"))) == len(pd.read_csv(out / "index.csv")) == 15
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--source", "cgn:mnist"], "double_colored, colored, wildlife"),
+        (["--source", "nowhere.pth"], "no source 'nowhere.pth'"),
+        (["--source", "nowhere.pth", "--resolution", "0"], "--resolution 0"),
+        (["--source", "nowhere.pth", "--n", "-1"], "--n -1"),
+        (["--source", "nowhere.pth", "--device", "cuda:99"], "cpu or auto"),
+    ],
+)
+def test_bad_commands_end_with_one_sentence_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.entry(lambda: main(tyro.cli(Command, args=[*flags, "--out", str(tmp_path / "out")])))
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
