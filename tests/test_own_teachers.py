@@ -1,0 +1,116 @@
+"""Teachers of our own: the one in the package, `train_cgn_mnist.py`, and the baseline with TinyGAN generators."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from analysis import teachers
+from analysis.style import cited, is_gap
+from experiments import baseline_mnist, train_cgn_mnist
+from skdcgn import tracking
+from skdcgn.classification import evaluate, load_feature_network
+from skdcgn.counterfactuals import CounterfactualConfig, draw
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import Mechanism
+from skdcgn.teachers import OWN_TEACHER, OWN_TEACHER_NAME, mnist_teacher
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data folder, no cache, no network."""
+    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+
+
+def test_package_brings_a_double_colored_teacher_along(offline: None) -> None:
+    with pytest.warns(UserWarning, match="from the package"):
+        teacher = mnist_teacher("double_colored")
+    assert teacher.name == OWN_TEACHER_NAME
+    assert not teacher.stand_in  # it is no miniature, and learnt from the real MNIST
+    data = draw(teacher, CounterfactualConfig(1000, per_mask=1))
+    # A classifier that learnt shapes from real digits reads most of its counterfactuals; texture and background share
+    # a colour in 10 % of them, where there is nothing to be read.
+    assert evaluate(load_feature_network(), data.pixels, data.shape).accuracy > 0.75
+    with pytest.raises(InputError, match="wildlife"):
+        mnist_teacher("wildlife")
+
+
+def test_package_says_how_its_teacher_was_made() -> None:
+    assert OWN_TEACHER.stat().st_size < 3e6
+    with safe_open(OWN_TEACHER, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["command"].startswith("python -m skdcgn.cgn_training --dataset double_colored")
+    assert json.loads(metadata["training"])["seed"] == 0
+    scores = json.loads(metadata["scores"])
+    assert scores["valid_accuracy"] > 0.7
+    assert scores["stroke_iou"] > 0.9 * scores["stroke_iou_of_real"]
+
+
+def test_wrong_data_folder_is_no_reason_to_take_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere"):
+        mnist_teacher("double_colored")
+
+
+def test_training_a_teacher_measures_it(store: tracking.Store, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(train_cgn_mnist.DEFAULTS["smoke"], dataset="digits")
+    run_id = train_cgn_mnist.main(config)
+    final = {key: value for key, value in store.client.get_run(run_id).data.metrics.items() if key.startswith("final/")}
+    assert {"final/valid_accuracy", "final/test_accuracy", "final/stroke_iou", "final/parameters"} <= set(final)
+    assert not any(key.startswith("final/authors") for key in final)  # there are none for the digits
+    sheets = store.load_tensors(run_id, "samples")
+    assert sheets["ours_mask"].shape == (20, 1, 32, 32)
+    with store.artifact(run_id, "cgn.safetensors") as path:
+        assert mnist_teacher("double_colored", path).num_classes == 10
+    assert train_cgn_mnist.main(config) == run_id
+    assert "skipped" in capsys.readouterr().out
+
+
+@pytest.mark.data
+def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: tracking.Store) -> None:
+    smoke = train_cgn_mnist.DEFAULTS["smoke"]
+    run_id = train_cgn_mnist.main(replace(smoke, training=replace(smoke.training, steps=2), counterfactuals=50))
+    metrics = store.client.get_run(run_id).data.metrics
+    real = metrics["final/stroke_iou_of_real"]
+    assert metrics["final/authors_stroke_iou_of_real"] == real
+    assert metrics["final/stroke_iou"] < 0.5 * real < metrics["final/authors_stroke_iou"]
+    assert "authors_counterfactual" in store.load_tensors(run_id, "samples")
+
+
+def test_baseline_keeps_three_generators(store: tracking.Store) -> None:
+    config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
+    table = baseline_mnist.main(config)
+    assert list(table.index) == [0, 1]
+    for run_id in table["run_id"]:
+        run = store.client.get_run(run_id)
+        assert run.data.tags["source"] == "baseline"
+        for mechanism in Mechanism:
+            student = store.load_student(run_id, f"student_{mechanism}")
+            images = student(torch.zeros(10, 32), torch.arange(10))
+            assert images.shape == (10, mechanism.channels, 32, 32)
+    assert not torch.equal(*(store.load_student(run_id, "student_shape").fc.weight for run_id in table["run_id"]))
+
+
+def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store: tracking.Store) -> None:
+    empty = teachers.table(store, "digits")
+    assert empty.commands == [
+        "python experiments/train_cgn_mnist.py --dataset digits",
+        "python experiments/baseline_mnist.py --dataset digits",
+    ]
+    assert all(is_gap(figure) for figure in teachers.figure(store, "digits").values())
+    config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
+    measured = baseline_mnist.main(replace(config, training=replace(config.training, steps=2)))
+    table = teachers.table(store, "digits")
+    assert table.commands == empty.commands[:1]
+    cells = table.cells.set_index(["metric", "cgn"])
+    assert cells.loc[("stroke_iou", "CGN with TinyGANs (baseline)"), "n"] == 2
+    mean = cells.loc[("test_accuracy", "CGN with TinyGANs (baseline)"), "mean"]
+    assert mean == pytest.approx(measured["test_accuracy"].mean())
+    drawn = teachers.figure(store, "digits")["baseline"]
+    assert cited(drawn) == [measured["run_id"][0]]
+    assert "smoke" in drawn.texts[0].get_text()
