@@ -1,0 +1,339 @@
+"""ImageNet distillation: the script at smoke scale, its figures, class subsets, and several processes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_cgn_imagenet import write_full_checkpoint
+from test_training import PROJECT, _environment
+
+from analysis import imagenet as figures
+from analysis import style
+from experiments import imagenet_kd
+from skdcgn import cli, distributed, metrics, tracking
+from skdcgn.distill import DistillConfig
+from skdcgn.evaluation import HeldOut
+from skdcgn.imagenet import miniature
+from skdcgn.losses import LossConfig
+from skdcgn.mechanisms import Mechanism, compose
+from skdcgn.models.tinygan import PUBLISHED_IMAGENET
+from skdcgn.runtime import Runtime, stream
+from skdcgn.teachers import FreshBatches
+
+SMOKE = replace(
+    imagenet_kd.DEFAULTS["smoke"],
+    distill=replace(imagenet_kd.DEFAULTS["smoke"].distill, steps=4),
+    runtime=Runtime(threads=1),
+)
+
+
+def children(store: tracking.Store) -> list:
+    return [run for run in store.search("imagenet_kd") if "mlflow.parentRunId" in run.data.tags]
+
+
+def test_the_paper_s_setting_is_the_paper_s() -> None:
+    paper = imagenet_kd.DEFAULTS["paper"]
+    assert paper.dataset == "imagenet"
+    assert paper.student == PUBLISHED_IMAGENET
+    assert (paper.student.resolution, paper.student.width, paper.student.blocks) == (256, 32, 5)
+    assert paper.distill == DistillConfig(steps=30 * 31_250, batch_size=32)
+    assert (paper.distill.learning_rate, paper.distill.betas) == (2e-4, (0.0, 0.9))
+    assert paper.loss == LossConfig()
+    assert [imagenet_kd.DEFAULTS[profile].dataset for profile in ("smoke", "quick", "full")] == [
+        "miniature",
+        "miniature",
+        "imagenet",
+    ]
+
+
+def test_masks_are_distilled_with_and_without_kl_and_the_profile_s_own_comes_last() -> None:
+    with_kl, without = replace(SMOKE, loss=LossConfig(kl=0.5)), replace(SMOKE, loss=LossConfig())
+    names = {m: list(imagenet_kd.objectives(with_kl, m)) for m in Mechanism}
+    assert names == {"shape": ["no_kl", "kl"], "texture": ["kl"], "background": ["kl"]}
+    assert list(imagenet_kd.objectives(without, Mechanism.SHAPE)) == ["kl", "no_kl"]
+    weights = [imagenet_kd.objectives(config, Mechanism.SHAPE)["kl"].kl for config in (with_kl, without)]
+    assert weights == [0.5, 1.0]
+    only = replace(with_kl, objective="no_kl")
+    assert {name: loss.kl for name, loss in imagenet_kd.objectives(only, Mechanism.TEXTURE).items()} == {"no_kl": 0}
+
+
+def test_the_script_and_its_figures(store: tracking.Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    drawn = figures.figure_2(store) | figures.figure_6(store) | figures.figure_15(store)
+    assert len(drawn) == 5
+    assert all(style.is_gap(figure) for figure in drawn.values())
+    assert "python experiments/imagenet_kd.py --mechanism shape" in _texts(drawn["figure_15"])
+
+    table = imagenet_kd.main(SMOKE)
+    assert len(table) == 4
+    own = {(mechanism.value, "kl", 0) for mechanism in Mechanism}
+    assert set(table.index) == own | {("shape", "no_kl", 0)}
+    assert (table["parameters"] < table["teacher_parameters"]).all()
+    for run in children(store):
+        tags = run.data.tags
+        assert run.info.status == "FINISHED"
+        assert (tags["dataset"], tags["stand_in"], tags["classes"]) == ("miniature", "true", "all")
+        assert "miniature" in tags["teacher"]
+        assert tags["overrides"] == ("loss.kl=0.0" if tags["objective"] == "no_kl" else "distill.steps=4")
+        assert ("loss/kl" in run.data.metrics) == (tags["objective"] == "kl")
+        assert run.data.metrics["final/frechet"] > 0
+    (group,) = [run for run in store.search("imagenet_kd") if "mlflow.parentRunId" not in run.data.tags]
+    kept = store.load_tensors(group.info.run_id, "counterfactuals")
+    assert kept["teacher"].shape == kept["student"].shape == (20, 3, 32, 32)
+    assert sorted(kept["labels_texture"].tolist()) == sorted(kept["labels_shape"].tolist())
+    assert kept["labels_texture"].tolist() != kept["labels_shape"].tolist()
+    assert kept["mask_teacher"].shape == (20, 1, 32, 32)
+
+    drawn = figures.figure_2(store) | figures.figure_6(store) | figures.figure_15(store)
+    for name, figure in drawn.items():
+        assert not style.is_gap(figure), name
+        assert "miniature stand-in" in _texts(figure)
+        assert style.save(figure, name, tmp_path).stat().st_size > 5000
+
+    capsys.readouterr()
+    again = imagenet_kd.main(SMOKE)
+    assert again.equals(table)
+    assert len(children(store)) == 4
+
+
+def _texts(figure) -> str:
+    texts = [text.get_text() for text in figure.texts]
+    return " ".join(" ".join(texts + [text.get_text() for axes in figure.axes for text in axes.texts]).split())
+
+
+def test_logged_masks_are_read_back_exactly(store: tracking.Store) -> None:
+    imagenet_kd.main(replace(SMOKE, mechanism="shape", objective="kl"))
+    (run,) = figures.runs.finished_runs(store, "imagenet_kd").to_dict("records")
+    teacher, student = figures._logged_images(store, figures.pd.Series(run), 1.0)
+    samples = store.load_tensors(run["run_id"], "samples")
+    for images, name in ((teacher, "teacher"), (student, "student")):
+        assert images.shape == (10, 3, 32, 32)
+        assert (images - (2 * samples[name][:10] - 1)).abs().max() <= 1 / 255 + 1e-4
+
+
+def test_only_the_classes_asked_for_are_learnt(store: tracking.Store) -> None:
+    imagenet_kd.main(replace(SMOKE, mechanism="texture", classes="1,4-5"))
+    (run,) = children(store)
+    assert run.data.tags["overrides"] == "distill.steps=4, classes=1,4-5"
+    samples = store.load_tensors(run.info.run_id, "samples")
+    assert samples["labels"].tolist() == [1, 4, 5, 1, 4, 5]
+    (index,) = (store.folder / "teacher_sets").rglob("set.json")
+    assert list(json.loads(index.read_text())["shards"]) == [f"class-000{i}.safetensors" for i in (1, 4, 5)]
+
+
+def test_an_excerpt_shows_classes_from_everywhere() -> None:
+    teacher = miniature(stream(0, "test"))
+    heldout = HeldOut.unseen(teacher, Mechanism.SHAPE, 1)
+    assert heldout.excerpt(20).labels.tolist() == list(range(10))
+    assert heldout.excerpt(4).labels.tolist() == [0, 3, 6, 9]
+    few = heldout.excerpt(4)
+    torch.testing.assert_close(few.teacher, teacher.render(Mechanism.SHAPE, few.noise, few.labels))
+    twice = HeldOut.unseen(teacher, Mechanism.SHAPE, 3)
+    assert twice.excerpt(20).labels.tolist() == 2 * list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--profile", "paper"), "python -m skdcgn.weights says how to get them"),
+        (("--profile", "smoke", "--teacher", "cgn.pth"), "leave --teacher out"),
+        (("--profile", "full", "--dataset", "miniature"), "does not fit miniature"),
+        (("--profile", "full", "--teacher", "absent.pth"), "no ImageNet CGN at absent.pth"),
+        (("--profile", "smoke", "--classes", "dogs"), "cannot be read"),
+        (("--profile", "smoke", "--classes", "best"), "this teacher has 10"),
+        (("--profile", "smoke", "--truncation", "1.5"), "truncation"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    store: tracking.Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        cli.entry(lambda: imagenet_kd.main(cli.parse(imagenet_kd.DEFAULTS, args=arguments)))
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+    assert not [run for run in store.search("imagenet_kd") if run.info.status == "RUNNING"]
+
+
+def test_figure_6_composes_by_eq_1(store: tracking.Store) -> None:
+    with store.start("imagenet_kd", SMOKE, "group") as run:
+        teacher = miniature(stream(0, "test"))
+        imagenet_kd.log_counterfactuals(run, teacher, teacher, {m: (0, 2, 9) for m in Mechanism})
+    kept = store.load_tensors(run.run_id, "counterfactuals")
+    assert torch.equal(kept["teacher"], kept["student"])
+    assert set(kept["labels_background"].tolist()) == {0, 2, 9}
+    assert compose(kept["mask_teacher"], torch.ones(1), -torch.ones(1)).shape == (20, 1, 32, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_real_path_at_full_size(
+    store: tracking.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script on a file with the names, shapes and size of the real `cgn.pth`, in the paper's setting but short."""
+    manifest = json.loads((data_dir / "manifests" / "cgn_imagenet.json").read_text())
+    monkeypatch.setattr(metrics, "latency_ms", lambda _: 1.0)  # 64 images at a time take minutes on a CPU
+    paper = imagenet_kd.DEFAULTS["paper"]
+    config = replace(
+        paper,
+        distill=replace(paper.distill, steps=2, batch_size=2, per_class=2),
+        teacher=write_full_checkpoint(manifest, tmp_path),
+        mechanism="texture",
+        classes="5,700",
+        evaluations=(1.0,),
+        runtime=Runtime(threads=1),
+    )
+    imagenet_kd.main(config)
+    (run,) = children(store)
+    assert (run.data.tags["stand_in"], run.data.tags["dataset"]) == ("false", "imagenet")
+    assert run.data.metrics["final/parameters"] == 6_240_963
+    assert run.data.metrics["final/teacher_parameters"] == 55_880_833
+    assert {"loss/feature", "loss/pixel", "loss/discriminator"} <= set(run.data.metrics)
+    samples = store.load_tensors(run.info.run_id, "samples")
+    assert samples["student"].shape == samples["teacher"].shape == (2, 3, 256, 256)
+    assert samples["labels"].tolist() == [5, 700]
+    title = _texts(figures.figure_2(store)["figure_2b_texture"])
+    assert "miniature" not in title
+    config.teacher.unlink()
+
+
+# Several processes
+
+
+def test_alone_nothing_changes() -> None:
+    assert (distributed.rank(), distributed.world()) == (0, 1)
+    assert (distributed.any_of(15), distributed.any_of(None)) == (15, None)
+    assert distributed.broadcast("x") == "x"
+    assert list(range(6))[distributed.share(6)] == list(range(6))
+    network = torch.nn.Linear(1, 1)
+    assert distributed.parallel(network, torch.device("cpu")) is network
+    with distributed.group(torch.device("cpu")) as device:
+        assert device == torch.device("cpu")
+        assert not torch.distributed.is_initialized()
+
+
+TWO = """
+import copy, json, sys
+import torch
+from skdcgn import distributed
+from skdcgn.distill import DistillConfig, Distiller
+from skdcgn.errors import InputError
+from skdcgn.imagenet import miniature
+from skdcgn.losses import LossConfig
+from skdcgn.mechanisms import Mechanism
+from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.runtime import seeded, stream
+from skdcgn.teachers import FreshBatches
+
+torch.set_num_threads(1)
+with distributed.group(torch.device("cpu")) as device:
+    rank = distributed.rank()
+    teacher = miniature(stream(0, "teacher"))
+    with seeded(rank, "differs"):  # as if the processes had not started alike: process 0's weights count
+        networks = TinyGANGenerator(NATIVE_MNIST), TinyGANDiscriminator(NATIVE_MNIST, 8)
+    batches = FreshBatches(teacher, Mechanism.TEXTURE, 8, stream(0, "batches"))
+    config = DistillConfig(steps=4, batch_size=8, precision="fp32", ema=0.9)
+    distiller = Distiller(*networks, batches, 100, config, LossConfig())
+    records = []
+    for _ in range(4):
+        batch = next(batches)
+        records.append(batch.labels.tolist())
+        distiller.update(batch)
+    trained = [p.detach().flatten() for n in (distiller.student, distiller.discriminator) for p in n.parameters()]
+    weights = torch.cat(trained)
+    of_both = [torch.empty_like(weights) for _ in range(2)]
+    torch.distributed.all_gather(of_both, weights)
+
+    # One step whose gradients are worked out by hand as well.
+    with seeded(0, "student"):
+        student = TinyGANGenerator(NATIVE_MNIST)
+    alone = copy.deepcopy(student)
+    pixel = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0)
+    second = Distiller(student, None, batches, 100, config, pixel)
+    batch = next(batches)
+    alone.train()
+    (alone(batch.noise, batch.labels) - batch.images).abs().mean().backward()
+    local = torch.cat([p.grad.flatten() for p in alone.parameters()])
+    torch.distributed.all_reduce(local)
+    second.update(batch)
+    averaged = torch.cat([p.grad.flatten() for p in second.student.parameters()])
+    try:
+        distributed.share(7)
+        refused = ""
+    except InputError as error:
+        refused = str(error)
+    report = {
+        "rank": rank,
+        "labels": records,
+        "same_weights": torch.equal(*of_both),
+        "averaged": torch.allclose(averaged, local / 2, rtol=1e-4, atol=1e-6),
+        "heard": distributed.broadcast(f"from {rank}"),
+        "signal": distributed.any_of(15 if rank == 1 else None),
+        "refused": refused,
+    }
+    open(f"{sys.argv[1]}/{rank}.json", "w").write(json.dumps(report))
+"""
+
+
+def _torchrun(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = _environment(folder) | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, *command], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=500
+    )
+
+
+def test_two_processes_share_a_batch_and_average_their_gradients(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    done = _torchrun(tmp_path, str(tmp_path / "two.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for report in (first, second):
+        assert report["same_weights"]
+        assert report["averaged"]
+        assert report["heard"] == "from 0"
+        assert report["signal"] == 15
+        assert "shared out over 2 processes" in report["refused"]
+    alone = FreshBatches(miniature(stream(0, "teacher")), Mechanism.TEXTURE, 8, stream(0, "batches"))
+    for own, other in zip(first["labels"], second["labels"], strict=True):
+        whole = next(alone).labels.tolist()
+        assert (whole[0::2], whole[1::2]) == (own, other)
+
+
+@pytest.mark.slow
+def test_torchrun_runs_the_script_unchanged(tmp_path: Path) -> None:
+    script = ("experiments/imagenet_kd.py", "--profile", "smoke", "--mechanism", "texture", "--distill.steps", "6")
+    done = _torchrun(tmp_path, *script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("teacher_parameters") == 1  # process 0 alone prints
+    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = children(store)
+    assert run.info.status == "FINISHED"
+    history = store.client.get_metric_history(run.info.run_id, "loss/total")
+    assert len({metric.step for metric in history}) == len(history)
+    assert run.data.metrics["final/l1"] > 0
+    assert len(store.search("imagenet_kd")) == 2
+    assert store.load_student(run.info.run_id).config.resolution == 32
+
+
+def test_checkpointed_state_is_that_of_any_process() -> None:
+    """What process 0 writes serves the others too: each draws the noise of the whole batch."""
+    teacher, states = miniature(stream(0, "test")), []
+    for rank in (0, 1):
+        batches = FreshBatches(teacher, Mechanism.TEXTURE, 4, stream(0, "batches"))
+        batches._share = slice(rank, None, 2)
+        for _ in range(3):
+            assert len(next(batches).images) == 2
+        states.append(batches.state_dict()["generator"])
+    assert torch.equal(*states)
