@@ -1,0 +1,115 @@
+"""The invariant ensemble's experiment at smoke scale, and its table and figure."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import baseline, style
+from analysis import imagenet_ood as analysis
+from experiments import baseline_cgn_tinygan, imagenet_ood
+from skdcgn import imagenet, miniature, tracking
+from skdcgn.errors import InputError
+from skdcgn.models.cgn_imagenet import MINIATURE, ImageNetCGN
+from skdcgn.models.classifiers import HEADS
+from skdcgn.runtime import stream
+
+SMOKE = imagenet_ood.DEFAULTS["smoke"]
+
+
+@pytest.fixture(autouse=True)
+def random_miniature(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packaged miniature with random weights, and no data: nothing here looks at what pictures show."""
+    path = tmp_path_factory.getbasetemp() / "random_miniature.safetensors"
+    if not path.exists():
+        miniature.save_miniature(path, ImageNetCGN(MINIATURE, stream(0, "miniature")), {})
+    monkeypatch.setattr(imagenet, "MINIATURE_FILE", path)
+    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(path.parent / "no cache"))
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+
+
+def _check(store: tracking.Store, results: pd.DataFrame, sources: tuple[str, ...]) -> None:
+    assert results.index.to_list() == [(source, 0) for source in sources]
+    for head in HEADS:
+        assert results[f"top1_{head}"].between(0, 1).all()
+        gap = results[f"in9_mixed_same_{head}"] - results[f"in9_mixed_rand_{head}"]
+        assert results[f"bg_gap_{head}"].to_list() == pytest.approx(gap.to_list())
+        assert results[f"cue_accuracy_{head}"].between(0, 1).all()
+    children = [run for run in store.search("imagenet_ood") if "mlflow.parentRunId" in run.data.tags]
+    assert {run.data.tags["source"] for run in children} == set(sources)
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["stand_in"] == "true"
+        assert run.data.tags["dataset"] == "miniature"
+        assert "composites" in run.data.tags["images"]
+        assert run.data.tags["overrides"] == "none"
+        assert ("loss/texture" in run.data.metrics) == (run.data.tags["source"] != "original")
+        with store.artifact(run.info.run_id, "ensemble.safetensors") as path:
+            assert path.stat().st_size > 1e5
+
+
+def test_experiment_table_and_figure(store: tracking.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert style.is_gap(analysis.figure(store))
+    empty = analysis.table(store)
+    assert empty.empty
+    assert "python experiments/imagenet_ood.py --sources cgn" in empty.commands
+
+    config = replace(SMOKE, sources=("original", "cgn"))
+    _check(store, imagenet_ood.main(config), config.sources)
+    capsys.readouterr()
+    imagenet_ood.main(config)
+    assert capsys.readouterr().out.count("finished before") == 2
+    assert len(store.search("imagenet_ood")) == 3
+
+    table = analysis.table(store)
+    assert "stand-in: a miniature" in table.title
+    assert "smoke test" in table.title
+    text = table.text
+    assert text.loc[("IN-9 mixed-rand ↑", "all heads"), "ResNet-50, published"] == "78.9"
+    assert text.loc[("BG gap ↓", "shape head"), "+ CGN"].endswith("n=1")
+    assert text.loc[("BG gap ↓", "shape head"), "+ SKDCGN"].startswith("no finished run")
+    assert len(table.commands) == 2
+    table.save("imagenet_ood", tmp_path)
+    figure = analysis.figure(store)
+    assert len(style.cited(figure)) == 2
+    assert style.save(figure, "imagenet_ood", tmp_path).stat().st_size > 10_000
+    sizes = analysis.fidelity(store)
+    assert sizes.empty
+    assert sizes.commands
+
+
+@pytest.mark.slow
+def test_every_source(store: tracking.Store) -> None:
+    _check(store, imagenet_ood.main(SMOKE), SMOKE.sources)
+    baseline_cgn_tinygan.main(replace(baseline_cgn_tinygan.DEFAULTS["smoke"], stage="counterfactuals"))
+    sizes = analysis.fidelity(store)
+    text = sizes.text
+    assert "stand-in" in sizes.title
+    assert text.loc[("counterfactuals", "Inception score ↑"), baseline.SOURCES["skdcgn"]].endswith("n=1")
+    assert text.loc[("texture", "parameters"), baseline.SOURCES["cgn"]] != "not measured"
+    assert text.loc[("shape", "mask IoU with the CGN's ↑"), baseline.SOURCES["cgn"]] == "reference"
+    assert not sizes.commands
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: {"in9": folder}, "--imagenet, --in9 and --cue-conflict go together"),
+        (lambda folder: {"teacher": folder / "cgn.pth"}, "leave --teacher out"),
+        (lambda folder: {"training": replace(SMOKE.training, pretrained=True)}, "--backbone is missing"),
+        (lambda folder: {"imagenet": folder, "in9": folder, "cue_conflict": folder}, "There is no folder"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    store: tracking.Store, tmp_path: Path, change: Callable[[Path], dict], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        imagenet_ood.main(replace(SMOKE, sources=("original",), **change(tmp_path)))
+
+
+def test_full_needs_the_real_weights(store: tracking.Store) -> None:
+    with pytest.raises(InputError, match=r"python -m skdcgn\.weights"):
+        imagenet_ood.main(imagenet_ood.DEFAULTS["full"])
