@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: ./run_all.sh [--profile NAME] [--dataset NAME] [--only NAME...] [--dry-run]
+usage: ./run_all.sh [--profile NAME] [--dataset NAME] [--only NAME...] [--jobs NUMBER] [--dry-run]
        ./run_all.sh test [PYTEST OPTION...]
        ./run_all.sh --help
 
@@ -13,9 +13,10 @@ What is finished is not run again; what was interrupted is resumed by the same c
 
   --profile NAME   smoke (seconds), quick (a first look; the default), full (our best answer), paper (the published
                    setting)
-  --dataset NAME   auto (double_colored where the CGN authors' teacher is to be had, else digits; the default),
-                   double_colored, digits (needs neither network nor data: trains a teacher of its own)
+  --dataset NAME   auto (double_colored wherever what it needs is to be had, else digits; the default), double_colored,
+                   digits (needs neither network nor data: trains a teacher of its own)
   --only NAME...   only these steps of the plan, as --dry-run names them
+  --jobs NUMBER    steps at a time, a CPU thread each, by default one for each core, 4 at most; 1 shows their output
   --dry-run        set up, print the plan and its estimated time, train nothing
   test             set up, run ruff and the tests
 
@@ -48,6 +49,11 @@ check_usage() {
         shift
         ;;
       --profile=* | --dataset=*) check_name "${1%%=*}" "${1#*=}" ;;
+      --jobs)
+        check_number "$1" "${2:-}"
+        shift
+        ;;
+      --jobs=*) check_number --jobs "${1#*=}" ;;
       --only)
         case ${2:-} in "" | -*) fail "--only needs the name of at least one step: ./run_all.sh --dry-run lists them." ;; esac
         while [ $# -gt 1 ]; do
@@ -68,6 +74,10 @@ check_name() {  # option, value
     --profile=*) fail "there is no profile '$2': choose smoke, quick, full or paper." ;;
     *) fail "there is no data set '$2': choose auto, double_colored or digits." ;;
   esac
+}
+
+check_number() {  # option, value
+  case $2 in "" | *[!0-9]*) fail "$1 needs a number, not '$2': see ./run_all.sh --help." ;; esac
 }
 
 suitable='import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'

@@ -1,10 +1,11 @@
-"""The whole suite: every experiment of the plan at one scale, one after another, then the report.
+"""The whole suite: every experiment of the plan at one scale, then the report.
 
     python -m experiments                                    a first look, on a laptop
     python -m experiments --profile paper --only mnist_kd    one experiment in the published setting
     python -m experiments --dry-run                          the plan, and how long it will take
 
 Finished runs are not run again, interrupted ones are resumed. An experiment that fails does not stop the others.
+Several run at a time, a thread each, and write to log files; with --jobs 1 they run one by one in the terminal.
 """
 
 import os
@@ -16,12 +17,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import IO, Literal, NamedTuple, get_args
 
 import tyro
 from tqdm import tqdm
 
-from skdcgn import cli, tracking, weights
+from skdcgn import cli, data, tracking, weights
 from skdcgn.errors import InputError
 from skdcgn.profiles import Profile
 from skdcgn.runtime import Interrupted, Interruption
@@ -31,10 +32,21 @@ REPORT = ROOT / "analysis" / "output" / "report.html"
 
 
 class Estimate(NamedTuple):
-    """What an entry of the plan takes, measured on 2 CPU cores."""
+    """What an entry of the plan takes, measured on one CPU core."""
 
     runs: int
     minutes: float
+
+
+class Datasets(NamedTuple):
+    """What the MNIST experiments run on, and why."""
+
+    distilled: str
+    """Whose CGN is distilled: source-free, without real images."""
+    real: str
+    """What is trained and tested on real images."""
+    reason: str
+    """One line."""
 
 
 @dataclass(frozen=True)
@@ -44,55 +56,59 @@ class Entry:
     name: str
     """The MLflow experiment that it writes: the script's stem."""
     arguments: tuple[str, ...]
-    """The command after `python`; {profile} and {dataset} stand for the suite's."""
+    """The command after `python`; {profile}, {distilled} and {real} stand for the suite's (see `Datasets`)."""
     estimates: Mapping[Profile, Estimate]
     """What it takes where nothing of it is finished yet."""
-    digits_only: bool = False
-    """Whether it is needed with --dataset digits alone."""
+    after: tuple[str, ...] = ()
+    """Steps whose runs it uses, and would make itself."""
 
-    def command(self, profile: Profile, dataset: str) -> list[str]:
+    def command(self, profile: Profile, datasets: Datasets) -> list[str]:
         """Return what to give to `python`."""
-        return [argument.format(profile=profile, dataset=dataset) for argument in self.arguments]
+        names = {"profile": profile, "distilled": datasets.distilled, "real": datasets.real}
+        return [argument.format_map(names) for argument in self.arguments]
 
+
+def _script(
+    name: str, flags: tuple[str, ...], estimates: Sequence[tuple[int, float]], after: tuple[str, ...] = ()
+) -> Entry:
+    """An experiment with its flags beside the profile, and its estimates at smoke, quick, full and paper."""
+    of_profiles = dict(zip(get_args(Profile), (Estimate(*each) for each in estimates), strict=True))
+    return Entry(name, (f"experiments/{name}.py", "--profile", "{profile}", *flags), of_profiles, after)
+
+
+_DISTILLED, _REAL = ("--dataset", "{distilled}"), ("--dataset", "{real}")
+_TEACHER = ("train_cgn_mnist",)  # trains the digits' one
+_IMAGENET = ("imagenet_kd", "baseline_cgn_tinygan")
+
+_EXPERIMENTS = (
+    _script("train_cgn_mnist", _REAL, [(1, 0.5), (1, 3), (1, 15), (1, 60)]),
+    _script("imagenet_kd", (), [(7, 0.7), (5, 3), (5, 600), (5, 9000)]),
+    _script("baseline_cgn_tinygan", (), [(4, 0.5), (4, 2), (4, 3000), (4, 30000)]),
+    _script("mnist_kd", _DISTILLED, [(4, 0.5), (4, 4), (4, 60), (4, 110)], _TEACHER),
+    _script("ablation_losses", _DISTILLED, [(19, 1), (55, 8), (91, 490), (91, 3200)], _TEACHER),
+    _script("kl_convergence", _DISTILLED, [(10, 0.7), (28, 5), (46, 250), (46, 1600)], _TEACHER),
+    _script("noise_pairing", _DISTILLED, [(7, 0.5), (19, 2), (31, 100), (31, 1000)], _TEACHER),
+    _script("sweep_lambdas", _DISTILLED, [(11, 0.5), (40, 6), (112, 230), (42, 1300)], _TEACHER),
+    _script("sweep_kl", _DISTILLED, [(17, 0.7), (48, 7), (122, 260), (52, 1700)], _TEACHER),
+    _script("table1_shape_im", _REAL, [(13, 0.7), (69, 8), (130, 200), (100, 5000)], _TEACHER),
+    _script("baseline_mnist", _REAL, [(2, 0.5), (4, 7), (6, 60), (6, 300)]),
+    _script(
+        "ood_robustness",
+        ("--datasets", "{real}"),
+        [(8, 1), (17, 5), (40, 400), (40, 600)],
+        (*_TEACHER, "mnist_kd", "baseline_mnist"),
+    ),
+    _script("imagenet_ood", (), [(5, 1), (13, 2), (13, 9000), (13, 9000)], _IMAGENET),
+)
 
 PLAN = (
+    *_EXPERIMENTS,
     Entry(
-        "train_cgn_mnist",
-        ("experiments/train_cgn_mnist.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(1, 0.5), "quick": Estimate(1, 3), "full": Estimate(1, 10), "paper": Estimate(1, 60)},
-        digits_only=True,
+        "report",
+        ("-m", "analysis.render"),
+        dict.fromkeys(get_args(Profile), Estimate(0, 1)),
+        tuple(entry.name for entry in _EXPERIMENTS),
     ),
-    Entry(
-        "mnist_kd",
-        ("experiments/mnist_kd.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(4, 0.5), "quick": Estimate(4, 6), "full": Estimate(4, 60), "paper": Estimate(4, 110)},
-    ),
-    Entry(
-        "ablation_losses",
-        ("experiments/ablation_losses.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(19, 1), "quick": Estimate(55, 8), "full": Estimate(91, 490), "paper": Estimate(91, 3200)},
-    ),
-    Entry(
-        "kl_convergence",
-        ("experiments/kl_convergence.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(10, 0.7), "quick": Estimate(28, 5), "full": Estimate(46, 250), "paper": Estimate(46, 1600)},
-    ),
-    Entry(
-        "noise_pairing",
-        ("experiments/noise_pairing.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(7, 0.5), "quick": Estimate(19, 2), "full": Estimate(31, 100), "paper": Estimate(31, 1000)},
-    ),
-    Entry(
-        "sweep_lambdas",
-        ("experiments/sweep_lambdas.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(11, 0.5), "quick": Estimate(40, 6), "full": Estimate(112, 230), "paper": Estimate(42, 1300)},
-    ),
-    Entry(
-        "sweep_kl",
-        ("experiments/sweep_kl.py", "--profile", "{profile}", "--dataset", "{dataset}"),
-        {"smoke": Estimate(17, 0.7), "quick": Estimate(48, 7), "full": Estimate(122, 260), "paper": Estimate(52, 1700)},
-    ),
-    Entry("report", ("-m", "analysis.render"), dict.fromkeys(get_args(Profile), Estimate(0, 1))),
 )
 """The suite, in order."""
 
@@ -104,12 +120,23 @@ class Config:
     profile: Profile = "quick"
     """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
     dataset: Literal["auto", "double_colored", "digits"] = "auto"
-    """For the MNIST experiments: double-coloured MNIST with the CGN authors' teacher; scikit-learn's digits with a
-    teacher trained here (no network, no data); auto takes the first where that teacher is to be had."""
+    """For the MNIST experiments: double-coloured MNIST; scikit-learn's digits with a teacher trained here (no network,
+    no data); auto takes the first for whatever it is to be had."""
     only: tuple[str, ...] = ()
     """Names of the steps to run; all by default."""
+    jobs: int = 0
+    """Steps that run at the same time, a CPU thread each; 0 is one for each core, 4 at most."""
     dry_run: bool = False
     """Print the plan and its estimated time; run nothing."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0:
+            raise InputError(f"--jobs {self.jobs} runs nothing: give the number of steps to run at a time, or 0.")
+
+    @property
+    def slots(self) -> int:
+        """The number of steps that run at the same time."""
+        return self.jobs or min(4, os.cpu_count() or 1)
 
 
 class Result(NamedTuple):
@@ -130,33 +157,22 @@ def main(config: Config) -> None:
 
     Raises:
         InputError: `only` names no step of the plan, or SKDCGN_DATA_DIR no folder.
-        Interrupted: SIGINT or SIGTERM came in; the running experiment left a checkpoint.
+        Interrupted: SIGINT or SIGTERM came in; the running experiments left checkpoints.
         SystemExit: with code 1 where an experiment failed.
     """
-    dataset, reason = choose_dataset(config.dataset)
-    entries = select(config.only, dataset)
-    _say(f"data: {reason}")
-    estimates = [entry.estimates[config.profile] for entry in entries]
-    total = sum(estimate.minutes for estimate in estimates)
+    entries = select(config.only)
+    datasets = choose_datasets(config.dataset)
+    _say(f"data: {datasets.reason}")
+    minutes = duration(entries, config.profile, config.slots)
     steps = "1 step" if len(entries) == 1 else f"{len(entries)} steps"
-    _say(f"plan: {steps} at --profile {config.profile}, {_about(total)} on 2 CPU cores")
+    at_a_time = f", {config.slots} at a time" if config.slots > 1 else ""
+    _say(f"plan: {steps} at --profile {config.profile}{at_a_time}, {_about(minutes)} on CPU")
     if config.dry_run:
-        _say_plan(entries, estimates, config.profile, dataset)
+        _say_plan(entries, config.profile, datasets)
         return
     store = tracking.open_store()
-    results: list[Result] = []
-    start, planned, measured = time.perf_counter(), 0.0, 0.0  # the last two: minutes of what has been run so far
     with Interruption() as interruption:
-        for index, (entry, estimate) in enumerate(zip(entries, estimates, strict=True)):
-            pace = measured / planned if planned else 1.0
-            left = pace * sum(estimate.minutes for estimate in estimates[index:])
-            elapsed = tqdm.format_interval(time.perf_counter() - start)
-            _say(f"\n[{index + 1}/{len(entries)}] {entry.name} ... elapsed {elapsed}, {_about(left)} left")
-            results.append(run(entry, config.profile, dataset, store, interruption))
-            if interruption.signum is not None:
-                break
-            if results[-1].status == "done":
-                planned, measured = planned + estimate.minutes, measured + results[-1].seconds / 60
+        results = run(entries, config, datasets, store, interruption)
     _say_summary(entries, results, store)
     if interruption.signum is not None:
         raise Interrupted(interruption.signum)
@@ -164,77 +180,135 @@ def main(config: Config) -> None:
         raise SystemExit(1)
 
 
-def select(names: Sequence[str], dataset: str) -> list[Entry]:
-    """Return the steps of the plan with these names, in the plan's order; all that a data set needs for no names.
+def select(names: Sequence[str]) -> list[Entry]:
+    """Return the steps of the plan with these names, in the plan's order; all of them for no names.
 
     Raises:
         InputError: a name is not in the plan.
     """
-    plan = [entry for entry in PLAN if dataset == "digits" or not entry.digits_only]
-    known = [entry.name for entry in plan]
+    known = [entry.name for entry in PLAN]
     for name in names:
         if name not in known:
-            raise InputError(
-                f"with --dataset {dataset} the plan has no step {name!r}: --only takes {', '.join(known)}."
-            )
-    return [entry for entry in plan if not names or entry.name in names]
+            raise InputError(f"the plan has no step {name!r}: --only takes {', '.join(known)}.")
+    return [entry for entry in PLAN if not names or entry.name in names]
 
 
-def choose_dataset(requested: str) -> tuple[str, str]:
-    """Return the data set of the MNIST experiments, and in one line which it is and why.
+def choose_datasets(requested: str) -> Datasets:
+    """Choose what the MNIST experiments run on.
+
+    Distillation needs a teacher only: double-coloured MNIST's, by the CGN authors or from the package. Other
+    experiments need MNIST itself, and take the digits where that is not to be had.
 
     Raises:
         InputError: SKDCGN_DATA_DIR names no folder.
     """
     if requested != "auto":
-        return requested, f"{requested}, as --dataset says"
+        return Datasets(requested, requested, f"{requested}, as --dataset says")
     weights.data_dir()  # a wrong SKDCGN_DATA_DIR is a mistake to report, no reason to take the digits
     try:
-        path = weights.locate("cgn_double_colored_mnist")
+        teacher = f"the CGN authors' own teacher, at {weights.locate('cgn_double_colored_mnist')}"
     except InputError as error:
-        return "digits", f"digits (scikit-learn's, with a teacher trained here), because {error}"
-    return "double_colored", f"double_colored (MNIST, with the CGN authors' own teacher), because that is at {path}"
+        teacher = f"the teacher in the package, trained here, because {error}"
+    try:
+        reason = f"double_colored with {teacher}; MNIST at {data.mnist_folder()}"
+        return Datasets("double_colored", "double_colored", reason)
+    except InputError as error:
+        reason = f"double_colored with {teacher}; scikit-learn's digits where real images are needed, because {error}"
+        return Datasets("double_colored", "digits", reason)
 
 
-def run(entry: Entry, profile: Profile, dataset: str, store: tracking.Store, interruption: Interruption) -> Result:
-    """Run one entry of the plan and tell how it ended."""
-    before, start = _finished(entry, store), time.perf_counter()
-    code = _execute([sys.executable, *entry.command(profile, dataset)], interruption)
-    seconds = time.perf_counter() - start
-    if interruption.signum is not None:
-        status = "interrupted"
-    elif code:
-        status = f"failed (exit code {code if code > 0 else 128 - code})"
-    elif before and _finished(entry, store) == before:
-        status = "finished before, skipped"
-    else:
-        status = "done"
-    return Result(entry.name, status, seconds)
+def duration(entries: Sequence[Entry], profile: Profile, slots: int) -> float:
+    """Estimate the minutes of a plan: an entry starts when a slot is free and what it comes after has ended."""
+    ends: dict[str, float] = {}
+    free = [0.0] * slots
+    for entry in entries:
+        start = max([min(free), *(ends.get(name, 0.0) for name in entry.after)])
+        ends[entry.name] = start + entry.estimates[profile].minutes
+        free[free.index(min(free))] = ends[entry.name]
+    return max(ends.values(), default=0.0)
 
 
-def _execute(command: Sequence[str], interruption: Interruption) -> int:
-    """Run a command to its end, handing on the signal that interrupts the suite.
+class _Step:
+    """An entry that runs, in a process group of its own.
 
-    The command gets a process group of its own: from the terminal's Ctrl-C it would otherwise get the signal twice,
-    which ends an experiment before it can write its checkpoint.
+    From the terminal's Ctrl-C it would otherwise get the signal twice, which ends an experiment before it can write
+    its checkpoint.
     """
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Threads that spin while they wait make everything many times slower where cores are shared.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, process_group=0) as process:
-        told = False
-        try:
-            while True:
-                try:
-                    return process.wait(timeout=0.2)
-                except subprocess.TimeoutExpired:
-                    if interruption.signum is not None and not told:
-                        process.send_signal(interruption.signum)
-                        told = True
-        except KeyboardInterrupt:  # a second Ctrl-C, which `Interruption` lets through: do not wait for the checkpoint
-            process.send_signal(signal.SIGINT)
-            return process.wait()
+
+    def __init__(self, entry: Entry, command: Sequence[str], before: set[str], log: Path | None) -> None:
+        self.entry, self.log = entry, log
+        self._before, self._start = before, time.perf_counter()
+        self._output: IO[bytes] | None = log.open("wb") if log else None
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        # Threads that spin while they wait make everything many times slower where cores are shared.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": self._output, "stderr": self._output}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **streams)
+
+    def result(self, store: tracking.Store, interrupted: bool) -> Result | None:
+        """Tell how it ended; None while it runs."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        if self._output:
+            self._output.close()
+        if interrupted:
+            status = "interrupted"
+        elif code:
+            status = f"failed (exit code {code if code > 0 else 128 - code})"
+        elif self._before and _finished(self.entry, store) == self._before:
+            status = "finished before, skipped"
+        else:
+            status = "done"
+        return Result(self.entry.name, status, time.perf_counter() - self._start)
+
+
+def run(
+    entries: Sequence[Entry], config: Config, datasets: Datasets, store: tracking.Store, interruption: Interruption
+) -> list[Result]:
+    """Run entries, several at a time, and tell how they ended, in the order in which they did."""
+    waiting, running, results = list(entries), list[_Step](), list[Result]()
+    signal_sent = False
+    try:
+        while running or (waiting and interruption.signum is None):
+            ended = {result.name for result in results}
+            for entry in list(waiting) if interruption.signum is None else []:
+                unfinished = {other.name for other in entries} - ended
+                if len(running) < config.slots and not unfinished & set(entry.after):
+                    waiting.remove(entry)
+                    running.append(_start(entry, entries, config, datasets, store))
+            if interruption.signum is not None and not signal_sent:
+                for step in running:
+                    step.process.send_signal(interruption.signum)
+                signal_sent = True
+            time.sleep(0.1)
+            for step in list(running):
+                result = step.result(store, interruption.signum is not None)
+                if result is not None:
+                    running.remove(step)
+                    results.append(result)
+                    _say_result(result, step.log)
+    except KeyboardInterrupt:  # a second Ctrl-C, which `Interruption` lets through: do not wait for the checkpoints
+        for step in running:
+            step.process.send_signal(signal.SIGINT)
+            step.process.wait()
+            results.append(Result(step.entry.name, "interrupted", 0.0))
+    return results
+
+
+def _start(entry: Entry, entries: Sequence[Entry], config: Config, datasets: Datasets, store: tracking.Store) -> _Step:
+    """Start an entry; where several run at a time, its output goes to a file."""
+    log = None
+    if config.slots > 1:
+        log = store.folder / "logs" / f"{entry.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+    where = f" (log: {log})" if log else ""
+    number = list(entries).index(entry) + 1
+    estimate = _about(entry.estimates[config.profile].minutes)
+    _say(f"[{number}/{len(entries)}] {entry.name} ... {estimate}{where}")
+    command = [sys.executable, *entry.command(config.profile, datasets)]
+    return _Step(entry, command, _finished(entry, store), log)
 
 
 def _finished(entry: Entry, store: tracking.Store) -> set[str]:
@@ -247,11 +321,20 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _say_plan(entries: Sequence[Entry], estimates: Sequence[Estimate], profile: Profile, dataset: str) -> None:
+def _say_result(result: Result, log: Path | None) -> None:
+    """Tell how a step ended; where it failed, with the end of its log."""
+    _say(f"      {result.name}: {result.status}, {tqdm.format_interval(result.seconds)}")
+    if result.failed and log:
+        lines = log.read_text(errors="replace").strip().splitlines()[-5:]
+        _say("\n".join(f"        | {line}" for line in lines))
+
+
+def _say_plan(entries: Sequence[Entry], profile: Profile, datasets: Datasets) -> None:
     width = max(len(entry.name) for entry in entries)
-    for index, (entry, estimate) in enumerate(zip(entries, estimates, strict=True), start=1):
+    for index, entry in enumerate(entries, start=1):
+        estimate = entry.estimates[profile]
         runs = {0: "", 1: "1 run"}.get(estimate.runs, f"{estimate.runs} runs")
-        command = shlex.join(["python", *entry.command(profile, dataset)])
+        command = shlex.join(["python", *entry.command(profile, datasets)])
         _say(f"[{index}/{len(entries)}] {entry.name:{width}}  {runs:>8}  {_about(estimate.minutes):>23}  {command}")
     _say("Runs that are finished are skipped. This was a dry run: nothing was run.")
 
@@ -261,7 +344,8 @@ def _say_summary(entries: Sequence[Entry], results: Sequence[Result], store: tra
     _say("\nsummary")
     for result in results:
         _say(f"  {result.name:{width}}  {tqdm.format_interval(result.seconds):>8}  {result.status}")
-    for entry in entries[len(results) :]:
+    started = {result.name for result in results}
+    for entry in [entry for entry in entries if entry.name not in started]:
         _say(f"  {entry.name:{width}}  {'':>8}  not run")
     if REPORT.exists():
         _say(f"report: {REPORT}")

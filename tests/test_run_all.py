@@ -19,6 +19,7 @@ from skdcgn.errors import InputError
 from skdcgn.runtime import Interrupted, Interruption
 
 ROOT = Path(__file__).resolve().parents[1]
+DIGITS = suite.Datasets("digits", "digits", "because")
 ESTIMATES = dict.fromkeys(get_args(suite.Profile), suite.Estimate(1, 2.0))
 
 FAKE_PYTHON = """#!/bin/sh
@@ -46,8 +47,8 @@ class FolderStore:
         ]
 
 
-def entry(name: str, *arguments: str) -> suite.Entry:
-    return suite.Entry(name, arguments, ESTIMATES)
+def entry(name: str, *arguments: str, after: tuple[str, ...] = ()) -> suite.Entry:
+    return suite.Entry(name, arguments, ESTIMATES, after)
 
 
 def script(folder: Path, name: str, body: str) -> str:
@@ -61,13 +62,14 @@ def script(folder: Path, name: str, body: str) -> str:
 
 def test_every_script_is_in_the_plan() -> None:
     scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "__main__"}
+    scripts -= {"fit_miniature"}  # makes a file of the package, once
     assert {step.name for step in suite.PLAN} - {"report"} == scripts
 
 
 @pytest.mark.parametrize("profile", get_args(suite.Profile))
 def test_the_plan_names_real_commands(profile: suite.Profile) -> None:
     for step in suite.PLAN:
-        target = step.command(profile, "digits")
+        target = step.command(profile, DIGITS)
         path = target[1].replace(".", "/") + ".py" if target[0] == "-m" else target[0]
         assert (ROOT / path).exists()
         assert Path(path).stem == step.name or step.name == "report"
@@ -75,9 +77,20 @@ def test_the_plan_names_real_commands(profile: suite.Profile) -> None:
     assert suite.PLAN[-1].name == "report"
 
 
-def test_only_digits_need_a_teacher_trained_here() -> None:
-    assert suite.select([], "digits")[0].name == "train_cgn_mnist"
-    assert "train_cgn_mnist" not in [step.name for step in suite.select([], "double_colored")]
+def test_steps_come_after_what_they_use() -> None:
+    seen = set()
+    for step in suite.PLAN:
+        assert set(step.after) <= seen
+        seen.add(step.name)
+    assert set(suite.PLAN[-1].after) == seen - {"report"}
+
+
+def test_duration_of_steps_side_by_side() -> None:
+    first, second, third = entry("a"), entry("b"), entry("c", after=("a",))  # two minutes each
+    assert suite.duration([first, second, third], "quick", 1) == 6
+    assert suite.duration([first, second, third], "quick", 2) == 4
+    assert suite.duration([first, second], "quick", 2) == 2
+    assert suite.duration([third], "quick", 2) == 2
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(
@@ -85,7 +98,7 @@ def test_dry_run_shows_the_plan_and_runs_nothing(
 ) -> None:
     touching = script(tmp_path, "touching", f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setattr(suite, "PLAN", (entry("one", touching, "--profile", "{profile}"), entry("two", touching)))
-    suite.main(suite.Config(profile="full", dataset="digits", dry_run=True))
+    suite.main(suite.Config(profile="full", dataset="digits", jobs=1, dry_run=True))
     output = capfd.readouterr().out
     assert re.search(r"data: digits", output)
     assert re.search(r"2 steps at --profile full, about 4 min", output)
@@ -95,26 +108,32 @@ def test_dry_run_shows_the_plan_and_runs_nothing(
 
 def test_only_with_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"'table_9'.*mnist_kd, .*report"):
-        suite.select(["mnist_kd", "table_9"], "double_colored")
+        suite.select(["mnist_kd", "table_9"])
+    with pytest.raises(InputError, match="--jobs -1"):
+        suite.Config(jobs=-1)
 
 
-def test_digits_are_taken_where_the_teacher_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_and_the_digits_serve_where_nothing_is_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SKDCGN_OFFLINE", "1")
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
-    dataset, reason = suite.choose_dataset("auto")
-    assert dataset == "digits"
+    distilled, real, reason = suite.choose_datasets("auto")
+    assert (distilled, real) == ("double_colored", "digits")
+    assert "teacher in the package" in reason
     assert "SKDCGN_OFFLINE is set" in reason
     assert "\n" not in reason
     monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path / "mistyped"))
     with pytest.raises(InputError, match="mistyped"):
-        suite.choose_dataset("auto")
+        suite.choose_datasets("auto")
+    assert suite.choose_datasets("digits")[:2] == ("digits", "digits")
 
 
 @pytest.mark.data
 def test_the_real_teacher_is_taken_where_it_is(data_dir: Path) -> None:
-    dataset, reason = suite.choose_dataset("auto")
-    assert dataset == "double_colored"
+    distilled, real, reason = suite.choose_datasets("auto")
+    assert distilled == real == "double_colored"
     assert str(data_dir) in reason
 
 
@@ -131,15 +150,57 @@ def test_a_failing_experiment_does_not_hide_the_others(
     )
     monkeypatch.setattr(suite, "PLAN", plan)
     with pytest.raises(SystemExit) as exit_:
-        suite.main(suite.Config(dataset="digits"))
+        suite.main(suite.Config(dataset="digits", jobs=1))
     assert exit_.value.code == 1
     output = capfd.readouterr().out
-    assert re.search(r"\[1/3\] broken \.\.\. elapsed 00:00, about 6 min left", output)
+    assert re.search(r"\[1/3\] broken \.\.\. about 2 min\n", output)
     assert re.search(r"broken +\d\d:\d\d +failed \(exit code 3\)", output)
     assert re.search(r"killed +\d\d:\d\d +failed \(exit code 137\)", output)
     assert "the third one speaks" in output
     assert re.search(r"sound +\d\d:\d\d +done", output)
     assert f"ui --backend-store-uri {store.uri} --workers 1" in output
+
+
+def test_steps_run_side_by_side_and_after_what_they_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: tracking.Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`one` and `two` end only if both run at the same time; `three` fails if it starts before `one` has ended."""
+    meeting = """
+import pathlib, sys, time
+folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+(folder / me).touch()
+for _ in range(200):
+    if (folder / other).exists():
+        break
+    time.sleep(0.05)
+else:
+    sys.exit(4)
+time.sleep(0.3)
+(folder / f"{me} ended").touch()
+print("met", other)
+"""
+    path = script(tmp_path, "meeting", meeting)
+    late = f"""
+import pathlib, sys
+assert pathlib.Path({str(tmp_path / "one ended")!r}).exists()
+print("x")
+sys.exit(5)
+"""
+    plan = (
+        entry("one", path, str(tmp_path), "one", "two"),
+        entry("three", script(tmp_path, "late", late), after=("one",)),
+        entry("two", path, str(tmp_path), "two", "one"),
+    )
+    monkeypatch.setattr(suite, "PLAN", plan)
+    with pytest.raises(SystemExit):
+        suite.main(suite.Config(dataset="digits", jobs=2))
+    output = capfd.readouterr().out
+    assert "3 steps at --profile quick, 2 at a time, about 4 min" in output
+    assert re.search(r"one: done", output)
+    assert re.search(r"two: done", output)
+    assert re.search(r"three: failed \(exit code 5\), \d\d:\d\d\n +\| x\n", output)
+    assert "met two" not in output
+    assert (store.folder / "logs" / "one.log").read_text() == "met two\n"
 
 
 def test_a_second_call_says_that_all_was_finished(tmp_path: Path) -> None:
@@ -149,8 +210,8 @@ def test_a_second_call_says_that_all_was_finished(tmp_path: Path) -> None:
     )
     (runs.folder / "kd").mkdir(parents=True)
     step = entry("kd", training)
-    statuses = [suite.run(step, "quick", "digits", runs, Interruption()).status for _ in range(2)]
-    assert statuses == ["done", "finished before, skipped"]
+    results = [suite.run([step], suite.Config(jobs=1), DIGITS, runs, Interruption()) for _ in range(2)]
+    assert [result.status for (result,) in results] == ["done", "finished before, skipped"]
 
 
 def test_an_interruption_ends_the_experiment_cleanly_and_the_suite(
@@ -179,7 +240,7 @@ time.sleep(60)
 
     threading.Thread(target=press_ctrl_c, daemon=True).start()
     with pytest.raises(Interrupted) as interrupted:
-        suite.main(suite.Config(dataset="digits"))
+        suite.main(suite.Config(dataset="digits", jobs=1))
     assert interrupted.value.signum == signal.SIGINT  # cli.entry makes it exit code 130
     assert checkpoint.exists()
     output = capfd.readouterr().out
@@ -251,6 +312,8 @@ def test_help_needs_no_set_up(clone: Path, tools: Path) -> None:
         (["--profile", "huge"], "smoke, quick, full or paper"),
         (["--profile"], "--profile needs a name"),
         (["--dataset=cifar"], "auto, double_colored or digits"),
+        (["--jobs", "many"], "--jobs needs a number"),
+        (["--jobs="], "--jobs needs a number"),
         (["--only"], "--only needs the name"),
         (["--only", "--dry-run"], "--only needs the name"),
         (["smoke"], "'smoke'"),
