@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skdcgn.cgn_losses import binary_entropy
 from skdcgn.classification import ClassifierConfig
 from skdcgn.data import Dataset, TensorSet, make_dataset
 from skdcgn.errors import InputError
@@ -56,7 +57,7 @@ class CGNTrainingConfig:
     adversarial: float = 1.0
     """Weight of the least-squares adversarial loss."""
     binary: float = 0.3
-    """Weight of the mask's binary entropy."""
+    """Weight of the mask's binary entropy, in nats."""
     frame: float = 5.0
     """Weight of the mask on the image's frame, which settles what is mask and what is not (see `mask_on_frame`;
     not in the authors' objective)."""
@@ -109,6 +110,7 @@ class CGNTrainingConfig:
 PUBLISHED = CGNTrainingConfig(
     steps=46_900,
     decay_from=1.0,
+    binary=0.3 / math.log(2),  # theirs is in bits
     frame=0.0,
     colour=0.0,
     perceptual="vgg16",
@@ -119,11 +121,6 @@ PUBLISHED = CGNTrainingConfig(
     precision="fp32",
 )
 """The authors' training on double-colored MNIST: 15 epochs of 50,000 images."""
-
-
-def binary_entropy(mask: Tensor) -> Tensor:
-    """CGN's mask loss: mean entropy, in nats, of each value of (B, 1, H, W) in (0, 1) as a coin's probability."""
-    return -(mask * mask.log() + (1 - mask) * (1 - mask).log()).mean()
 
 
 def mask_on_frame(mask: Tensor, width: int = 4) -> Tensor:
@@ -315,7 +312,7 @@ class CGNTrainer:
                 scores = self.discriminator(generated, labels).float()
             terms["adversarial"] = config.adversarial * (scores - 1).square().mean()
         if config.binary:
-            terms["binary"] = config.binary * binary_entropy(mask)
+            terms["binary"] = config.binary * math.log(2) * binary_entropy(mask)
         if config.frame:
             terms["frame"] = config.frame * mask_on_frame(mask)
         if config.colour:

@@ -91,3 +91,10 @@ def test_profile_sets_the_defaults_and_flags_override_them() -> None:
         config = cli.parse(mnist_kd.DEFAULTS, args=arguments)
         assert config.student == mnist_kd.DEFAULTS["paper"].student
         assert config.loss.kl == 0.5
+
+
+def test_a_reader_that_leaves_early_ends_a_script_quietly() -> None:
+    program = "from skdcgn import cli\ndef main():\n    raise BrokenPipeError\ncli.entry(main)"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 128 + 13  # as the shell reports a program that SIGPIPE ended
+    assert ended.stderr == ""
