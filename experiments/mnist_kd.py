@@ -48,7 +48,7 @@ DEFAULTS = {
         scale.student,
         scale.distill,
         scale.loss,
-        scale.seeds[:1],
+        scale.student_seeds,
         scale.heldout_per_class,
         scale.evaluations,
     )
