@@ -1,18 +1,12 @@
-"""Appendix D from the run store: Figures 12 to 16, curves, tables and verdicts of the ablations.
-
-python -m analysis.ablations --output analysis/reference     small copies to keep: a CSV row a run, PNG figures
-"""
+"""Appendix D from the run store: Figures 12 to 16, curves, tables and verdicts of the ablations."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,10 +14,8 @@ from torch import Tensor
 
 from analysis import runs, style
 from analysis.style import Block
-from skdcgn import cli, tracking
 from skdcgn.mechanisms import Mechanism
 from skdcgn.metrics import mean_interval
-from skdcgn.runtime import atomic_path
 from skdcgn.tracking import Store
 from skdcgn.variants import APPENDIX_D, KL_TERMS
 
@@ -116,7 +108,7 @@ def figure_over_training(
         f"Same noise and label in both rows, never seen in training; epochs are 30ths of the training. "
         f"{_measured(run)} {_provenance(of_mechanism.iloc[:1])}"
     )
-    return style.sheet(blocks, _titled(title, run), caption)
+    return style.cite(style.sheet(blocks, _titled(title, run), caption), [run["run_id"]])
 
 
 def figure_14(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
@@ -141,7 +133,7 @@ def figure_14(store: Store, dataset: str = "double_colored", profile: str | None
         blocks.append(Block(rows, {} if blocks else {"label": range(_COLUMNS)}))
     shown = of_variant.drop_duplicates("mechanism")
     caption = f"Same noise and label in both rows, never seen in training. {_provenance(shown)}"
-    return style.sheet(blocks, _titled(title, shown.iloc[0]), caption)
+    return style.cite(style.sheet(blocks, _titled(title, shown.iloc[0]), caption), shown["run_id"])
 
 
 def figure_15_mnist(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
@@ -167,7 +159,8 @@ def figure_15_mnist(store: Store, dataset: str = "double_colored", profile: str 
         f"other objective after the same epoch, a 30th of the training. Same noise and labels, never seen in training. "
         f"{_provenance(shown)}"
     )
-    return style.sheet([Block(rows, {"label": range(_COLUMNS)})], _titled(title, shown.iloc[0]), caption)
+    sheet = style.sheet([Block(rows, {"label": range(_COLUMNS)})], _titled(title, shown.iloc[0]), caption)
+    return style.cite(sheet, shown["run_id"])
 
 
 def curves(
@@ -218,7 +211,7 @@ def curves(
             if metric in ("frechet", "noise_energy"):
                 axes.set_yscale("log")
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.03))
-    return figure
+    return style.cite(figure, shown["run_id"])
 
 
 def pairing_figure(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
@@ -264,7 +257,7 @@ def pairing_figure(store: Store, dataset: str = "double_colored", profile: str |
         panels[0].set(title="noise response ↑", xticks=range(len(Mechanism)), ylim=(None, 1))
         panels[0].set_xticklabels([mechanism.value for mechanism in Mechanism], rotation=20)
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.03))
-    return figure
+    return style.cite(figure, shown["run_id"])
 
 
 def _draw_bar(
@@ -329,17 +322,10 @@ def means(store: Store, experiment: str, dataset: str = "double_colored", profil
         for arm, title in titles.items():
             group = shown[(shown["mechanism"] == mechanism) & (shown[tag] == arm)]
             if len(group):
-                cells = {METRICS[metric]: _interval_text(group[f"final/{metric}"].dropna()) for metric in present}
+                values = {metric: group[f"final/{metric}"].dropna().tolist() for metric in present}
+                cells = {METRICS[metric]: style.interval_text(each) if each else "" for metric, each in values.items()}
                 rows.append({"mechanism": mechanism.value, tag: title, **cells})
     return pd.DataFrame(rows, columns=["mechanism", tag, *map(METRICS.get, present)]).set_index(["mechanism", tag])
-
-
-def _interval_text(values: Iterable[float]) -> str:
-    values = list(values)
-    if not values:
-        return ""
-    mean, low, high, n = mean_interval(values)
-    return f"{mean:.3g}, n=1" if n == 1 else f"{mean:.3g} [{low:.3g}, {high:.3g}], n={n}"
 
 
 class Question(NamedTuple):
@@ -431,48 +417,6 @@ def _verdict(metric: str, low: float, high: float) -> str:
     return "better" if more == (metric in _RISING) else "worse"
 
 
-def reference(store: Store, experiment: str) -> pd.DataFrame:
-    """Return every finished run of an experiment as a row to keep; the commit is blank where the tree was not clean."""
-    tag, _ = ARMS[experiment]
-    finished = runs.finished_runs(store, experiment)
-    if tag not in finished:
-        return pd.DataFrame()
-    dirty = finished.get("git_dirty", pd.Series("true", finished.index)) != "false"
-    commits = [
-        store.client.get_run(run_id).data.tags.get("mlflow.source.git.commit", "") for run_id in finished["run_id"]
-    ]
-    rows = pd.DataFrame({"profile": finished["profile"], "dataset": finished["dataset"], tag: finished[tag]})
-    rows = rows.assign(mechanism=finished["mechanism"], seed=finished["seed"], steps=finished.apply(runs.steps, axis=1))
-    for metric in sorted(column for column in finished if column.startswith("final/")):
-        rows[metric.removeprefix("final/")] = finished[metric].round(6)
-    rows["train_seconds"] = finished["cost/train_seconds"].round(2)
-    rows["teacher"], rows["hardware"] = finished["teacher"], finished["hardware"]
-    rows["commit"] = pd.Series(commits, finished.index).mask(dirty, "")
-    return rows.sort_values(["profile", "dataset", "mechanism", tag, "seed"], kind="stable").reset_index(drop=True)
-
-
-def paper_figures(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[str, Figure]:
-    """Draw the counterparts of Figs. 12 to 16, by file name."""
-    where = {"dataset": dataset, "profile": profile}
-    return {
-        "figure_12_cross_entropy": figure_over_training(store, 12, "cross_entropy", **where),
-        "figure_13_d1": figure_over_training(store, 13, "d1_kl_layers", **where),
-        "figure_14_d2": figure_14(store, **where),
-        "figure_15_mnist": figure_15_mnist(store, **where),
-        "figure_16_d3": figure_over_training(store, 16, "d3_mse", **where),
-    }
-
-
-def study_figures(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[str, Figure]:
-    """Draw what the paper has no figure of: fidelity by step, and the pairing of noise, by file name."""
-    where = {"dataset": dataset, "profile": profile}
-    drawn = {"noise_pairing": pairing_figure(store, **where)}
-    for mechanism in Mechanism:
-        drawn[f"ablation_curves_{mechanism}"] = curves(store, ABLATION, mechanism, **where)
-        drawn[f"kl_convergence_{mechanism}"] = curves(store, CONVERGENCE, mechanism, **where)
-    return drawn
-
-
 def _command(experiment: str, dataset: str, profile: str | None) -> str:
     return runs.command(experiment, dataset, None, profile)
 
@@ -498,33 +442,3 @@ def _provenance(shown: pd.DataFrame) -> str:
     parts = [name, f"profile {first['profile']}", f"{' and '.join(f'{step:,}' for step in steps)} steps"]
     parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
     return f"{', '.join(parts)}; teacher: {first['teacher']}{' (stand-in)' if first['stand_in'] else ''}."
-
-
-@dataclass(frozen=True)
-class Config:
-    """Reference results of the ablations."""
-
-    output: Path
-    """Folder for a CSV of each experiment, the verdicts, and the figures as PNG."""
-    store: str | None = None
-    """MLflow tracking URI of the run store; by default MLFLOW_TRACKING_URI, or else the local store."""
-    dataset: str = "double_colored"
-    """Whose teacher the figures show."""
-
-
-def main(config: Config) -> None:
-    """Write reference results; an experiment without runs leaves what is there."""
-    store = tracking.open_store(config.store)
-    tables = {experiment: reference(store, experiment) for experiment in ARMS}
-    tables["ablation_verdicts"] = verdicts(store, config.dataset).round(5)
-    for name, table in tables.items():
-        if not table.empty:
-            with atomic_path(config.output / f"{name}.csv") as temporary:
-                table.to_csv(temporary, index=False)
-    for name, figure in (paper_figures(store, config.dataset) | study_figures(store, config.dataset)).items():
-        with style.style(), atomic_path(config.output / f"{name}.png") as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-
-
-if __name__ == "__main__":
-    cli.entry(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -46,7 +46,7 @@ def figure_7(store: Store, dataset: str = "double_colored", profile: str | None 
             f"Same noise and label in both rows, never seen in training. {_measured(run)} "
             f"{_provenance(chosen.iloc[:1])}"
         )
-        figures[mechanism] = style.sheet(blocks, _titled(title, run), caption)
+        figures[mechanism] = style.cite(style.sheet(blocks, _titled(title, run), caption), [run["run_id"]])
     return figures
 
 
@@ -75,7 +75,7 @@ def figure_11(store: Store, dataset: str = "double_colored", profile: str | None
         f"A digit vanishes where texture and background have one colour. {_provenance(shown)}"
     )
     blocks = _blocks(rows, {"shape": tensors["labels_shape"]}, columns=_COLUMNS // 2)[:2]
-    return style.sheet(blocks, _titled(title, shown.iloc[0]), caption)
+    return style.cite(style.sheet(blocks, _titled(title, shown.iloc[0]), caption), shown["run_id"])
 
 
 def figure_6_mnist(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
@@ -94,7 +94,7 @@ def figure_6_mnist(store: Store, dataset: str = "double_colored", profile: str |
     rows = {"SKDCGN": students, "CGN": tensors["teacher"]}
     header = {mechanism.value: tensors[f"labels_{mechanism}"] for mechanism in Mechanism}
     caption = f"Same noise and labels in both rows; above, the label of each mechanism. {_provenance(shown)}"
-    return style.sheet(_blocks(rows, header), _titled(title, shown.iloc[0]), caption)
+    return style.cite(style.sheet(_blocks(rows, header), _titled(title, shown.iloc[0]), caption), shown["run_id"])
 
 
 def learning_curves(
@@ -133,7 +133,7 @@ def learning_curves(
             for axes, (key, label) in zip(panels, metrics.items(), strict=False):
                 _draw_heldout(axes, history[history["key"] == key], label)
             _draw_losses(panels[-1], history[history["key"].str.startswith("loss/")])
-        figures[mechanism] = figure
+        figures[mechanism] = style.cite(figure, chosen["run_id"])
     return figures
 
 

@@ -1,6 +1,6 @@
 """The run store as pandas tables, and the choice of the runs that a figure or table shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -18,7 +18,12 @@ _DATASETS = {
     "colored": "colored MNIST",
     "wildlife": "Wildlife MNIST",
     "digits": "scikit-learn digits",
+    "imagenet": "ImageNet",
+    "miniature": "miniature",
 }
+
+_DEFAULT_DATASETS = ("double_colored", "miniature", "imagenet")  # scripts take them of themselves, by profile
+_DATASET_FLAGS = {"ood_robustness": "--datasets"}
 
 _TAGS = (
     "profile",
@@ -33,16 +38,18 @@ _TAGS = (
     "code_version",
 )
 _PARENT = "mlflow.parentRunId"
+_COMMIT = "mlflow.source.git.commit"
 # Parameters that may differ between runs of one setting: the seed, and where and how a run executes.
-_NO_SETTING = ("param/seeds", "param/teacher", "param/runtime.")
+_NO_SETTING = ("param/seed", "param/training.seed", "param/teacher", "param/runtime.")
 
 
 def finished_runs(store: Store, experiment: str) -> pd.DataFrame:
     """Return the finished child runs of an experiment, newest first: one run, one row.
 
-    Columns: `run_id`, `name`, `start_time`, `parent` (a run id); every tag under its own name, `seed` as an integer
-    and `stand_in` as a boolean; metrics `final/*` and `cost/*` as floats; parameters as text under `param/*`. The
-    columns that choices are made by exist even where there are no runs.
+    Columns: `run_id`, `name`, `start_time`, `parent` (a run id); `commit` of the code, blank where the working tree
+    differed from it; every tag under its own name, `seed` as an integer and `stand_in` as a boolean; metrics `final/*`
+    and `cost/*` as floats; parameters as text under `param/*`. The columns that choices are made by exist even where
+    there are no runs.
     """
     runs = _finished(store, experiment)
     return runs[runs["parent"].notna()].reset_index(drop=True)
@@ -54,6 +61,19 @@ def finished_groups(store: Store, experiment: str) -> pd.DataFrame:
     return runs[runs["parent"].isna()].reset_index(drop=True)
 
 
+def results(store: Store, experiment: str) -> pd.DataFrame:
+    """Return the finished runs that measured something: those with none below them; see `finished_runs`."""
+    runs = _finished(store, experiment)
+    measured = runs.filter(like="final/").notna().any(axis=1)
+    return runs[measured & ~runs["run_id"].isin(runs["parent"])].reset_index(drop=True)
+
+
+def experiments(store: Store) -> list[str]:
+    """Return the names of the experiments that have a finished run, sorted."""
+    names = sorted(experiment.name for experiment in store.client.search_experiments())
+    return [name for name in names if store.search(name, "attributes.status = 'FINISHED'")]
+
+
 def _finished(store: Store, experiment: str) -> pd.DataFrame:
     rows = []
     for run in store.search(experiment, "attributes.status = 'FINISHED'"):
@@ -61,11 +81,12 @@ def _finished(store: Store, experiment: str) -> pd.DataFrame:
         rows.append(
             {"run_id": run.info.run_id, "name": run.info.run_name, "parent": tags.get(_PARENT)}
             | {"start_time": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")}
+            | {"commit": tags.get(_COMMIT, "") if tags.get("git_dirty") == "false" else ""}
             | {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
             | {key: float(value) for key, value in metrics.items() if key.startswith(("final/", "cost/"))}
             | {f"param/{key}": value for key, value in run.data.params.items()}
         )
-    columns = ["run_id", "name", "parent", "start_time", *_TAGS]
+    columns = ["run_id", "name", "parent", "start_time", "commit", *_TAGS]
     frame = pd.DataFrame(rows)
     frame = frame.reindex(columns=[*columns, *(column for column in frame.columns if column not in columns)])
     frame["seed"] = pd.to_numeric(frame["seed"]).astype("Int64")
@@ -95,6 +116,11 @@ def metric_history(store: Store, run_id: str, keys: Sequence[str]) -> pd.DataFra
 
 
 def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None = None) -> pd.DataFrame:
+    """Choose the runs of a dataset and mechanism that a figure or table shows; see `newest`."""
+    return newest(runs, {"dataset": dataset, "mechanism": str(mechanism)}, profile)
+
+
+def newest(runs: pd.DataFrame, tags: Mapping[str, str], profile: str | None = None) -> pd.DataFrame:
     """Choose the runs that a figure or table shows: the newest finished one for each seed, ordered by seed.
 
     All of them are runs of one setting: where a script was run with several (other steps, other loss weights, another
@@ -103,8 +129,7 @@ def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None
 
     Args:
         runs: from `finished_runs`.
-        dataset: value of the tag.
-        mechanism: value of the tag.
+        tags: what tells the case apart, such as dataset and mechanism.
         profile: value of the tag; by default the first of `PROFILES` that has a run.
 
     Returns:
@@ -113,15 +138,17 @@ def latest(runs: pd.DataFrame, dataset: str, mechanism: str, profile: str | None
     Raises:
         InputError: there is no such profile.
     """
-    chosen = widest(runs[(runs["dataset"] == dataset) & (runs["mechanism"] == str(mechanism))], profile)
+    if not set(tags) <= set(runs.columns):
+        return runs.iloc[:0]
+    chosen = widest(runs[(runs[list(tags)] == pd.Series(tags)).all(axis=1)], profile)
     if chosen.empty:
         return chosen
     # A trial with other settings does not take the place of the profile's own ones.
     chosen = chosen.assign(changed=chosen["overrides"].notna() & (chosen["overrides"] != "none"))
     chosen = chosen.sort_values(["changed", "start_time"], ascending=[True, False], kind="stable")
     setting = ["teacher_sha256", *(c for c in chosen if c.startswith("param/") and not c.startswith(_NO_SETTING))]
-    newest = chosen[setting].iloc[0]
-    same = chosen[setting].eq(newest) | (chosen[setting].isna() & newest.isna())
+    first = chosen[setting].iloc[0]
+    same = chosen[setting].eq(first) | (chosen[setting].isna() & first.isna())
     return (
         chosen[same.all(axis=1)]
         .drop(columns="changed")
@@ -143,10 +170,13 @@ def widest(runs: pd.DataFrame, profile: str | None = None) -> pd.DataFrame:
     return runs[runs["profile"] == present[0]] if present else runs.iloc[:0]
 
 
-def main_dataset(store: Store) -> str:
-    """Return the dataset that the notebooks show: the paper's, unless only the offline digits were ever run."""
-    datasets = set(finished_runs(store, MNIST_KD)["dataset"])
-    return "digits" if datasets == {"digits"} else "double_colored"
+def main_dataset(store: Store, experiment: str = MNIST_KD) -> str:
+    """Return the dataset that the notebooks show: the paper's, unless an experiment was run on a stand-in only."""
+    finished = store.search(experiment, "attributes.status = 'FINISHED'")
+    datasets = {run.data.tags["dataset"] for run in finished if "dataset" in run.data.tags}
+    if datasets in ({"digits"}, {"miniature"}):
+        return datasets.pop()
+    return "imagenet" if "imagenet" in datasets else "double_colored"
 
 
 def steps(run: pd.Series) -> int:
@@ -161,7 +191,7 @@ def command(
     """Return the command that makes missing runs; flags that are the script's defaults are left out."""
     flags = {
         "--profile": profile if profile != "quick" else None,
-        "--dataset": dataset if dataset != "double_colored" else None,
+        _DATASET_FLAGS.get(script, "--dataset"): dataset if dataset not in _DEFAULT_DATASETS else None,
         "--mechanism": mechanism,
     }
     given = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
@@ -184,6 +214,8 @@ def stand_in_note(run: pd.Series) -> str:
     notes = []
     if run["dataset"] == "digits":
         notes.append("stand-in: not MNIST, and a teacher trained here")
+    elif run["dataset"] == "miniature":
+        notes.append("stand-in: a miniature at 32x32, not ImageNet")
     elif run["stand_in"]:
         notes.append("stand-in teacher")
     if run["profile"] == "smoke":

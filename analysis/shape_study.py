@@ -48,7 +48,8 @@ _COLUMNS = {
 }
 _CASE = ["when", "init", "labels", "intervention", "strength"]
 _TABLE_ROWS = ("noise", "rotation", "transparency")
-_MEMORISED = 2  # times that test accuracy must be exceeded, by train and by the control's test, to say so
+_LEARNT = 0.8  # share of the published control that must be reached before numbers are compared
+_MEMORISED = 1.5  # times that test accuracy must be exceeded, by train and by the control's test, to say so
 
 _READING = (
     "Accuracies in per cent: mean over seeds, 95 % Student-t interval, n seeds. Train and test are the ten-way digit "
@@ -159,7 +160,9 @@ def table_1(store: Store, dataset: str = "double_colored", profile: str | None =
 
 
 def figure_3(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
-    """Draw Fig. 3: masks with noise, rotation and transparency, and the images they compose, for every protocol.
+    """Draw Fig. 3: masks with noise, rotation and transparency, and the images they compose.
+
+    Modified at sampling, and as they come out of a CGN that was trained on modified masks.
 
     Args:
         store: the run store.
@@ -168,16 +171,18 @@ def figure_3(store: Store, dataset: str = "double_colored", profile: str | None 
     """
     title = f"Fig. 3: modified shape masks and the images that they compose, {runs.dataset_title(dataset)}"
     results = chosen(store, dataset, profile)
-    results = results[(results["labels"] == "permuted") & (results["strength"] == "paper")]
+    results = results[
+        (results["labels"] == "permuted") & (results["strength"] == "paper") & (results["when"] != "both")
+    ]
     if results.empty:
         return style.gap(title, runs.command(EXPERIMENT, dataset, None, profile))
     names = {"none": "unmodified", "noise": "noise", "rotation": "rotation", "transparency": "× 0.75"}
     blocks, shown, lines = [], [], []
-    for letter, protocol in zip("abcdef", protocols(results), strict=False):
+    for letter, protocol in zip("abc", protocols(results), strict=False):
         rows = {}
         for intervention, name in names.items():
             run = _first(results, protocol, intervention)
-            if run is None or (protocol.when == "both" and intervention == "none"):
+            if run is None:
                 continue
             tensors = store.load_tensors(run["run_id"], "samples")
             rows[f"({letter}) {name}" if not rows else name] = to_float(tensors["mask"]).expand(-1, 3, -1, -1)
@@ -279,12 +284,13 @@ def verdict(results: pd.DataFrame) -> list[str]:
 def _patterns(results: pd.DataFrame) -> Iterator[str]:
     """Hold each protocol against Table 1: its pattern, which does not depend on scale, and its numbers, which do."""
     published = {name: (PAPER[name].train, PAPER[name].test) for name in ("none", *_TABLE_ROWS)}
-    whole, distances = [], {}
+    whole, distances, controls = [], {}, {}
     for protocol in protocols(results):
         ours = {name: _means(results, protocol, name) for name in published}
         if any(means is None for means in ours.values()):
             continue
         control = ours["none"][1]
+        controls[protocol] = control
         memorised = [
             name
             for name in ("noise", "rotation")
@@ -306,6 +312,12 @@ def _patterns(results: pd.DataFrame) -> Iterator[str]:
             f"that transparency lies between them and the control. It is given by: "
             f"{'; '.join(map(str, whole)) or 'none of these'}. Nearest in numbers: {nearest}."
         )
+        learnt = max((control for each, control in controls.items() if each.labels == "permuted"), default=None)
+        if learnt is not None and learnt < _LEARNT * PAPER["none"].test:
+            yield (
+                f"At this scale no control learns what it could from permuted labels ({learnt:.1f} % in test at best, "
+                f"{PAPER['none'].test:.1f} % published): the numbers cannot be held against the paper's."
+            )
 
 
 def _rows(accuracies: Mapping[str, tuple[float, float]]) -> str:
@@ -399,11 +411,15 @@ def _provenance(shown: pd.DataFrame) -> str:
     """Where numbers come from: profile, sizes, seeds, teacher."""
     first = shown.iloc[0]
     seeds = sorted(shown["seed"].unique())
-    steps = pd.to_numeric(shown.get("param/training.steps", pd.Series(dtype=float)), errors="coerce").dropna().unique()
-    parts = [f"{len(shown)} runs, profile {first['profile']}", f"{int(first['param/images']):,} counterfactuals a case"]
-    parts += (
-        [f"CGNs trained for {' and '.join(f'{int(each):,}' for each in sorted(steps))} steps"] if len(steps) else []
-    )
+    parts = [f"{len(shown)} runs, profile {first['profile']}", f"{_numbers(shown, 'images')} counterfactuals a case"]
+    steps = _numbers(shown, "training.steps")
+    parts += [f"CGNs trained for {steps} steps"] if steps else []
     parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
     stand_in = " (stand-in)" if first["stand_in"] else ""
     return f"{', '.join(parts)}; teacher: {first['teacher']}{stand_in}."
+
+
+def _numbers(shown: pd.DataFrame, parameter: str) -> str:
+    """Name the values that a parameter has among some runs."""
+    found = pd.to_numeric(shown.get(f"param/{parameter}", pd.Series(dtype=float)), errors="coerce").dropna()
+    return " or ".join(f"{int(value):,}" for value in sorted(found.unique()))

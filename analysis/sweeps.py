@@ -121,7 +121,7 @@ def history(store: Store, experiment: str, profile: str | None = None) -> Figure
         failed = found.trials[~found.trials["state"].isin(["complete", "pruned", "running", "waiting"])]
         axes.plot(failed["number"], [axes.get_ylim()[0]] * len(failed), "x", color=style.PALETTE[3], clip_on=False)
         axes.legend(loc="lower right")
-    return figure
+    return style.cite(figure, [found.run_id])
 
 
 def importance(store: Store, experiment: str, profile: str | None = None, resamples: int = 30) -> Figure:
@@ -169,7 +169,7 @@ def importance(store: Store, experiment: str, profile: str | None = None, resamp
         axes.set(ylabel="share of the variation", ylim=(0, 1))
         axes.grid(False, axis="x")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
+    return style.cite(figure, [found.run_id])
 
 
 def importances(study: optuna.Study, resamples: int, seed: int = 0) -> pd.DataFrame:
@@ -235,7 +235,7 @@ def lambda_response(store: Store, profile: str | None = None) -> Figure:
         _mark(axes, found, columns)
         axes.set(xscale="log", yscale="log", xlabel=_NAMES[columns[0]], ylabel=_NAMES[columns[1]])
         axes.grid(False)
-    return figure
+    return style.cite(figure, [found.run_id])
 
 
 def kl_response(store: Store, profile: str | None = None) -> Figure:
@@ -274,7 +274,7 @@ def kl_response(store: Store, profile: str | None = None) -> Figure:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         panels[0].set_ylabel(_LABELS[found.metric])
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return figure
+    return style.cite(figure, [found.run_id])
 
 
 def pareto_front(store: Store, experiment: str = "sweep_lambdas", profile: str | None = None) -> Figure:
@@ -293,7 +293,7 @@ def pareto_front(store: Store, experiment: str = "sweep_lambdas", profile: str |
         axes.step(front["parameters"], front[found.metric], where="post", color=style.PALETTE[1], marker="o")
         axes.set(xlabel=_LABELS["parameters"], ylabel=_LABELS[found.metric])
         _limit(axes, found)
-    return figure
+    return style.cite(figure, [found.run_id])
 
 
 def fresh_seeds(store: Store, experiment: str, profile: str | None = None) -> Figure:
@@ -323,7 +323,7 @@ def fresh_seeds(store: Store, experiment: str, profile: str | None = None) -> Fi
         right.axhline(0, color="0.4", linewidth=1)
         right.set_xticks(range(len(others)), [f"over {name}" for name in others])
         right.set(title="gain of the best trial (above 0: better)", xlim=(-0.5, len(others) - 0.5))
-    return figure
+    return style.cite(figure, [found.run_id, *found.confirmed["run_id"]])
 
 
 def verdict(store: Store, experiment: str, profile: str | None = None) -> str:

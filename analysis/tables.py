@@ -1,7 +1,9 @@
 """Tables from the run store: as a DataFrame, as CSV and as LaTeX."""
 
 import html
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -9,15 +11,13 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from analysis import runs
-from analysis.style import output_folder
+from analysis import ablations, runs, sweeps
+from analysis.style import interval_text, output_folder, write_interval
 from skdcgn import metrics
 from skdcgn.mechanisms import Mechanism
 from skdcgn.models.tinygan import PUBLISHED_MNIST, TinyGANGenerator
 from skdcgn.runtime import atomic_path
 from skdcgn.tracking import Store
-
-MODELS = ("teacher", "paper's student", "ours")
 
 
 class _Quantity(NamedTuple):
@@ -53,15 +53,44 @@ _READING = (
 )
 
 
+_GAIN = "KL of the paper − no KL"
+
+_SYMBOLS = {
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "−": r"$-$",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "λ": r"$\lambda$",
+    "²": r"$^2$",
+    "–": "--",
+    "…": r"\dots{}",
+    "é": r"\'e",
+}
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table with its title, its numbers and what a reader must know about them."""
+    """A table of numbers with its title and what a reader must know about them."""
 
     title: str
     cells: pd.DataFrame
-    """One row a cell: mechanism, metric, quantity, model, mean, low, high (95 % interval), n, a gap's command, text."""
+    """One row a cell: what tells rows and columns apart, mean, low, high (95 % interval), n, a gap's command, text."""
     notes: tuple[str, ...]
     """Where the numbers come from."""
+    index: tuple[str, ...] = ("mechanism", "quantity")
+    """Columns of `cells` that tell the table's rows apart."""
+    column: str = "model"
+    """Column of `cells` that tells the table's columns apart."""
+    name: str = ""
+    """That of its files, and of its place in the report."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no number in it."""
+        return not self.cells["n"].fillna(0).any()
 
     @property
     def commands(self) -> list[str]:
@@ -70,43 +99,117 @@ class Table:
 
     @property
     def text(self) -> pd.DataFrame:
-        """The table as people read it: a row for each mechanism and quantity, a column for each model."""
-        cells = self.cells
-        quantities = list(dict.fromkeys(cells["quantity"]))
-        wide = cells.pivot(index=["mechanism", "quantity"], columns="model", values="text")
-        order = [(m.value, q) for m in Mechanism for q in quantities if (m.value, q) in wide.index]
-        return wide.loc[order, list(MODELS)].rename_axis(columns=None)
+        """The table as people read it, rows and columns in the order of the cells, gaps numbered by their commands."""
+        numbers = {command: f" [{number}]" for number, command in enumerate(self.commands, 1)}
+        numbered = self.cells["text"] + self.cells["command"].map(lambda command: numbers.get(command, ""))
+        cells = self.cells.assign(text=numbered)
+        wide = cells.pivot(index=list(self.index), columns=self.column, values="text").fillna("")
+        rows = self.cells.set_index(list(self.index)).index.unique()
+        return wide.loc[rows, list(self.cells[self.column].unique())].rename_axis(columns=None)
 
     def to_latex(self) -> str:
         """Return the table as LaTeX, for the packages booktabs and multirow."""
         styler = self.text.style.format(escape="latex").format_index(escape="latex", axis=0)
-        body = styler.to_latex(hrules=True, multirow_align="t", clines="skip-last;index", column_format="llrrr")
-        notes = [_latex(note) for note in self.notes]
+        columns = "l" * len(self.index) + "r" * self.cells[self.column].nunique()
+        clines = "skip-last;index" if len(self.index) > 1 else None
+        body = styler.to_latex(hrules=True, multirow_align="t", clines=clines, column_format=columns)
         gaps = [
             rf"[{number}] \texttt{{{_latex(command).replace('--', '-{}-')}}}"
             for number, command in enumerate(self.commands, 1)
         ]
-        lines = "\n\n".join([*notes, *gaps])
-        return f"% packages: booktabs, multirow\n\\textbf{{{_latex(self.title)}}}\n\n{_symbols(body)}\n{lines}\n"
+        return _document(self.title, body, [*map(_latex, self.notes), *gaps])
 
-    def save(self, name: str, folder: Path | None = None) -> None:
-        """Write `tables/<name>.csv` (every cell with its numbers in full) and `.tex`."""
-        folder = (folder or output_folder()) / "tables"
-        with atomic_path(folder / f"{name}.csv") as temporary:
-            self.cells.to_csv(temporary, index=False)
-        with atomic_path(folder / f"{name}.tex") as temporary:
-            temporary.write_text(self.to_latex(), encoding="utf-8")
+    def save(self, name: str, folder: Path | None = None) -> "Table":
+        """Write `tables/<name>.csv` (every cell with its numbers in full) and `.tex`; return the table."""
+        _save(self.cells, self.to_latex(), name, folder)
+        return replace(self, name=name)
 
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
         styler = self.text.style.map(_emphasis)
-        notes = [f"<li>{html.escape(note)}</li>" for note in self.notes]
+        notes = [html.escape(note) for note in self.notes]
         notes += [
-            f"<li>[{number}] no finished run; this command makes it: <code>{html.escape(command)}</code></li>"
+            f"[{number}] no finished run; this command makes it: <code>{html.escape(command)}</code>"
             for number, command in enumerate(self.commands, 1)
         ]
-        table = styler.to_html(table_uuid="table", table_attributes='class="results"', escape=True)
-        return f"<h4>{html.escape(self.title)}</h4>{table}<ul>{''.join(notes)}</ul>"
+        uuid = f"{zlib.crc32(self.title.encode()):x}"  # two tables of one name would share their styles
+        table = styler.to_html(table_uuid=uuid, table_attributes='class="results"', escape=True)
+        return _page(self.name, self.title, table, notes)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of words, such as the claims."""
+
+    title: str
+    cells: pd.DataFrame
+    """The table itself; its index is not shown."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know about it."""
+    markup: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    """Column to what makes HTML of a cell; others are shown as they are."""
+    hidden: tuple[str, ...] = ()
+    """Columns that are kept in the CSV file and not shown."""
+    name: str = ""
+    """That of its files, and of its place in the report."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return self.cells.empty
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The columns that are shown."""
+        return self.cells.drop(columns=list(self.hidden))
+
+    def to_latex(self) -> str:
+        """Return the table as LaTeX, for the package booktabs."""
+        count = max(1, self.shown.shape[1])
+        columns = rf"p{{{0.95 / count:.2f}\linewidth}}" * count
+        styler = self.shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+        return _document(self.title, styler.to_latex(hrules=True, column_format=columns), map(_latex, self.notes))
+
+    def to_markdown(self) -> str:
+        """Return the table as Markdown."""
+        rows = [list(self.shown.columns), ["---"] * self.shown.shape[1], *self.shown.to_numpy().tolist()]
+        return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+    def save(self, name: str, folder: Path | None = None) -> "Listing":
+        """Write `tables/<name>.csv` and `.tex`; return the table."""
+        _save(self.cells, self.to_latex(), name, folder)
+        return replace(self, name=name)
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        cells = self.shown.astype(str)
+        shown = pd.DataFrame({name: cells[name].map(self.markup.get(name, html.escape)) for name in cells})
+        with pd.option_context("display.max_colwidth", None):
+            table = shown.to_html(index=False, escape=False, border=0, classes="listing")
+        return _page(self.name, self.title, table, map(html.escape, self.notes))
+
+
+def _save(frame: pd.DataFrame, latex: str, name: str, folder: Path | None) -> None:
+    folder = (folder or output_folder()) / "tables"
+    with atomic_path(folder / f"{name}.csv") as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.8g")
+    with atomic_path(folder / f"{name}.tex") as temporary:
+        temporary.write_text(latex, encoding="utf-8")
+
+
+def _document(title: str, body: str, notes: Iterable[str]) -> str:
+    """Return a table's LaTeX with its title above and its notes below."""
+    packages = "booktabs, multirow" if "multirow" in body else "booktabs"
+    lines = "\n\n".join(notes)
+    return f"% packages: {packages}\n\\textbf{{{_latex(title)}}}\n\n{_symbols(body)}\n{lines}\n"
+
+
+def _page(name: str, title: str, table: str, notes: Iterable[str]) -> str:
+    """Return a table's HTML with its title above and its notes, of HTML themselves, below."""
+    anchor = f' id="{name}"' if name else ""
+    items = "".join(f"<li>{note}</li>" for note in notes)
+    below = f"<ul>{items}</ul>" if items else ""
+    return f'<h4{anchor}>{html.escape(title)}</h4><div class="wide">{table}</div>{below}'
 
 
 def compression(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Table:
@@ -136,7 +239,7 @@ def compression(store: Store, dataset: str = "double_colored", profile: str | No
         for quantity in _QUANTITIES:
             if quantity.key == "final/iou" and mechanism is not Mechanism.SHAPE:
                 continue
-            for model in MODELS:
+            for model in chosen:
                 cell = _cell(quantity, model, chosen[model], commands[model])
                 place = {
                     "mechanism": mechanism.value,
@@ -151,11 +254,80 @@ def compression(store: Store, dataset: str = "double_colored", profile: str | No
                 stand_ins.append(runs.stand_in_note(chosen[model].iloc[0]))
     table = pd.DataFrame(cells)
     _compare_sizes(table)
-    _number_gaps(table)
     remarks = [note for note in dict.fromkeys(stand_ins) if note]
     title = f"Compression of the CGN's mechanisms, {runs.dataset_title(dataset)}"
     title += f" ({'; '.join(remarks)})" if remarks else ""
     return Table(title, table, (_READING, *notes))
+
+
+def convergence(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Table:
+    """Compare how fast students learn, and how far they come, with and without KL (Appendix D.2, Fig. 15).
+
+    Args:
+        store: the run store.
+        dataset: whose teacher.
+        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    """
+    tag, titles = ablations.ARMS[ablations.CONVERGENCE]
+    chosen = ablations.chosen(store, ablations.CONVERGENCE, dataset, profile)
+    arms = {title: arm for arm, title in titles.items()}
+    cells = []
+    for mechanism in Mechanism:
+        shown = chosen[chosen["mechanism"] == mechanism]
+        for metric in ("steps_to_target", "iou" if mechanism is Mechanism.SHAPE else "l1"):
+            for title in (*arms, _GAIN):
+                if title == _GAIN:
+                    values = ablations.difference(shown, tag, "paper", "none", metric)
+                else:
+                    values = shown[shown[tag] == arms[title]].get(f"final/{metric}", pd.Series()).dropna().tolist()
+                missing = shown.empty if title == _GAIN else not (shown[tag] == arms[title]).any()
+                command = runs.command(ablations.CONVERGENCE, dataset, mechanism, profile) if missing else ""
+                text = interval_text(values) if values else "no finished run" if missing else "never reached"
+                interval = metrics.mean_interval(values)._asdict() if values else {"n": 0}
+                place = {"mechanism": mechanism.value, "quantity": ablations.METRICS[metric], "model": title}
+                cells.append(place | interval | {"command": command, "text": text})
+    table = pd.DataFrame(cells)
+    title = f"Convergence with and without KL, {runs.dataset_title(dataset)}"
+    notes = ["Means over seeds with their 95 % Student-t interval and n. The last column is paired by seed."]
+    if not chosen.empty:
+        first = chosen.iloc[0]
+        notes.append(
+            f"The target is a mask IoU of {first['param/target_iou']}, an L1 of {first['param/target_l1']}, on "
+            f"held-out noise. Profile {first['profile']}, {runs.steps(first):,} steps; teacher: {first['teacher']}."
+        )
+        remark = runs.stand_in_note(first)
+        title += f" ({remark})" if remark else ""
+    return Table(title, table, tuple(notes))
+
+
+def ablation_verdicts(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Listing:
+    """Return the paired differences of Appendix D's objectives, of KL and of the noise pairing, with their verdicts."""
+    verdicts = ablations.verdicts(store, dataset, profile)
+    interval = ["mean", "low", "high", "n"]
+    rows = (metrics.Interval(*row) for row in verdicts[interval].itertuples(index=False))
+    texts = [write_interval(row, "+.3g") if row.n else "" for row in rows]
+    verdicts.insert(verdicts.columns.get_loc("mean"), "over seeds", texts)
+    title = f"Differences between objectives, paired by seed, {runs.dataset_title(dataset)}"
+    note = "Over seeds: the mean of the differences, its 95 % Student-t interval, and n."
+    return Listing(title, verdicts, (note,), hidden=tuple(interval))
+
+
+def best_trials(store: Store, experiment: str) -> Listing:
+    """Return the best trials of a search beside the one with the paper's values."""
+    trials = sweeps.best_trials(store, experiment).reset_index()
+    return Listing(
+        f"Best trials of {experiment}, and the first, which has the paper's values",
+        trials.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value),
+        (sweeps.verdict(store, experiment),),
+    )
+
+
+def ablation_means(store: Store, experiment: str, dataset: str | None = None, profile: str | None = None) -> Listing:
+    """Return the final metrics of an ablation: a row for each mechanism and arm."""
+    dataset = dataset or runs.main_dataset(store, experiment)
+    title = f"Final held-out metrics of {experiment}, {runs.dataset_title(dataset)}"
+    means = ablations.means(store, experiment, dataset, profile).reset_index()
+    return Listing(title, means, ("Mean over seeds, its 95 % Student-t interval, and n.",))
 
 
 @cache
@@ -185,16 +357,11 @@ def _cell(quantity: _Quantity, model: str, chosen: pd.DataFrame, command: str) -
     values = chosen[key].dropna().tolist() if key in chosen else []
     if not values:
         return empty | {"text": "not measured"}
-    interval = metrics.mean_interval(values)
-    return interval._asdict() | {"text": _text(quantity, interval), "command": ""}
-
-
-def _text(quantity: _Quantity, interval: metrics.Interval) -> str:
-    """Write a mean, with its interval and n where it was measured rather than counted."""
-    mean, low, high = (format(value * quantity.scale, quantity.form) for value in interval[:3])
-    if quantity.key in published_size():
-        return mean
-    return f"{mean}, n={interval.n}" if interval.n == 1 else f"{mean} [{low}, {high}], n={interval.n}"
+    if quantity.key in published_size():  # counted, not measured
+        text = format(values[0] * quantity.scale, quantity.form)
+    else:
+        text = interval_text(values, quantity.form, quantity.scale)
+    return metrics.mean_interval(values)._asdict() | {"text": text, "command": ""}
 
 
 def _compare_sizes(cells: pd.DataFrame) -> None:
@@ -207,13 +374,6 @@ def _compare_sizes(cells: pd.DataFrame) -> None:
             larger = row["mean"] > teacher
             ratio = row["mean"] / teacher if larger else teacher / row["mean"]
             cells.loc[index, "text"] += f" ({ratio:.1f}× {'larger' if larger else 'smaller'})"
-
-
-def _number_gaps(cells: pd.DataFrame) -> None:
-    """Number the gaps by the commands that fill them."""
-    numbers = {command: number for number, command in enumerate(filter(None, cells["command"].unique()), 1)}
-    missing = cells["command"] != ""
-    cells.loc[missing, "text"] += " [" + cells.loc[missing, "command"].map(numbers).astype(str) + "]"
 
 
 def _origin(mechanism: Mechanism, model: str, chosen: pd.DataFrame) -> str:
@@ -244,6 +404,6 @@ def _latex(text: str) -> str:
 
 def _symbols(text: str) -> str:
     """Spell the few characters that LaTeX fonts may lack."""
-    for character, command in {"×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "é": r"\'e"}.items():
+    for character, command in _SYMBOLS.items():
         text = text.replace(character, command)
     return text

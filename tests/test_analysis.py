@@ -2,21 +2,26 @@
 
 import ast
 import contextlib
+import itertools
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import record
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
-from analysis import figures, render, runs, style, tables
+from analysis import figures, gallery, render, runs, style, tables
 from skdcgn import tracking
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
@@ -187,12 +192,19 @@ def test_metric_history_keeps_the_later_of_two_values_of_a_step(store: tracking.
 
 @pytest.mark.parametrize(
     ("present", "shown"),
-    [({"digits"}, "digits"), ({"digits", "wildlife"}, "double_colored"), (set(), "double_colored")],
+    [
+        ({"digits"}, "digits"),
+        ({"digits", "wildlife"}, "double_colored"),
+        (set(), "double_colored"),
+        ({"miniature"}, "miniature"),
+        ({"miniature", "imagenet"}, "imagenet"),
+    ],
 )
 def test_the_notebooks_show_the_digits_only_where_nothing_else_was_run(
     monkeypatch: pytest.MonkeyPatch, store: tracking.Store, present: set[str], shown: str
 ) -> None:
-    monkeypatch.setattr(runs, "finished_runs", lambda *_: pd.DataFrame({"dataset": sorted(present)}))
+    found = [SimpleNamespace(data=SimpleNamespace(tags={"dataset": name})) for name in sorted(present)]
+    monkeypatch.setattr(store, "search", lambda *_: found)
     assert runs.main_dataset(store) == shown
 
 
@@ -276,7 +288,119 @@ def test_sheets_keep_the_pixels_and_figures_are_saved_twice(tmp_path: Path) -> N
     assert style.save(figure, "a_figure", tmp_path).read_bytes() == first
 
 
+# --- the gallery
+
+
+def sheet_size(side: int) -> tuple[int, int]:
+    """Height and width of four rows of five images, at twice the size, 2 pixels around each."""
+    return 2 * (4 * (side + 2) + 2), 2 * (5 * (side + 2) + 2)
+
+
+SIZES = {"parameters": 50, "teacher_parameters": 100, "macs": 3e6, "teacher_macs": 2e6}
+
+
+def gallery_record() -> Iterator[dict[str, object]]:
+    """Runs with everything that a figure is drawn from, in as few pixels as it takes."""
+    params = {"distill.steps": 30, "distill.texture_steps": "None", "target_iou": 0.5, "target_l1": 0.05}
+    arms = {
+        "mnist_kd": ("source", ["skdcgn"]),
+        "ablation_losses": ("variant", ["tinygan", "cross_entropy", "d1_kl_layers", "d2_kl_outputs", "d3_mse"]),
+        "kl_convergence": ("kl", ["none", "paper"]),
+        "noise_pairing": ("pairing", ["exact", "published"]),
+        "imagenet_kd": ("objective", ["no_kl", "kl"]),
+    }
+    labels = {f"labels_{mechanism}": [20] for mechanism in Mechanism}
+    for experiment, (tag, names) in arms.items():
+        dataset = "miniature" if experiment == "imagenet_kd" else "double_colored"
+        common = tags(dataset=dataset, stand_in=str(dataset == "miniature").lower(), classes="all")
+        side = 32 if dataset == "miniature" else 8  # pixels
+        images = {who: [20, 3, side, side] for who in ("teacher", "student")}
+        masks = {f"mask_{who}": [20, 1, side, side] for who in images}
+        group_tensors = {"counterfactuals": {**images, **masks, **labels}}
+        yield {"experiment": experiment, "name": experiment, "tags": common, "tensors": group_tensors}
+        for mechanism, name, seed in itertools.product(Mechanism, names, range(2 if experiment == "mnist_kd" else 1)):
+            steps = (2, 10, 23, 30) if mechanism is Mechanism.SHAPE and experiment != "mnist_kd" else (30,)
+            samples = {"labels": [20], **{key: [20, mechanism.channels, side, side] for key in images}}
+            metrics = {"iou": 0.5 + seed / 10, "l1": 0.1, "noise_energy": 1.0, "noise_response": 0.5, "seen_l1": 0.1}
+            yield {
+                "experiment": experiment,
+                "name": f"{experiment} {mechanism} {name} {seed}",
+                "parent": experiment,
+                "tags": {**common, "mechanism": mechanism.value, "seed": seed, tag: name},
+                "params": params,
+                "metrics": {f"final/{key}": value for key, value in {**metrics, **SIZES}.items()},
+                "history": {key: [[2, 0.2], [30, 0.1]] for key in ("heldout/iou", "heldout/l1", "loss/total")},
+                "tensors": {"samples": samples} if experiment in ("mnist_kd", "imagenet_kd") else {},
+                "images": {f"{mechanism}/teacher over student": (steps, *sheet_size(side))},
+            }
+
+
+def test_every_figure_of_a_gallery_is_drawn(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    filled = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    ids = set(record.add(filled, gallery_record()).values())
+    keys = ("2", "6", "6 on MNIST", "7", "11", "12", "13", "14", "15", "15 on MNIST", "16")
+    keys += ("learning curves", "noise pairing", "objectives", "convergence")
+    for key in keys:
+        for name, figure in gallery.FIGURES[key](filled).items():
+            assert not style.is_gap(figure), name
+            assert style.cited(figure), name
+            assert set(style.cited(figure)) <= ids, name
+
+
+def test_small_copies_are_small(store: tracking.Store, tmp_path: Path) -> None:
+    figure = figures.learning_curves(store)[Mechanism.SHAPE]
+    style.save_small(figure, tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as picture:
+        assert picture.mode == "P"
+        assert picture.width == 1100
+    assert (tmp_path / "small.png").stat().st_size < 60_000
+
+
+def test_deleting_a_run_shows_the_gap(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    filled = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    ids = record.add(filled, (run for run in gallery_record() if run["experiment"] == "mnist_kd"))
+    assert not any(style.is_gap(figure) for figure in gallery.FIGURES["7"](filled).values())
+    for seed in range(2):
+        filled.client.delete_run(ids[f"mnist_kd texture skdcgn {seed}"])
+    assert [style.is_gap(figure) for figure in gallery.FIGURES["7"](filled).values()] == [False, True, False]
+
+
+def test_a_shown_figure_names_its_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(style.OUTPUT_VARIABLE, str(tmp_path))
+    sheet = style.sheet([style.Block({"row": torch.zeros(2, 1, 4, 4)}, {})], 'A "title"', "A caption")
+    few = style.show({"few": style.cite(sheet, ["a" * 32, "b" * 32, "a" * 32])}).data
+    assert '<figure id="few">' in few
+    assert "runs <code>aaaaaaaa</code> <code>bbbbbbbb</code>" in few
+    assert 'alt="A &quot;title&quot;"' in few
+    many = style.show({"many": style.cite(sheet, [f"{number:032}" for number in range(9)])}).data
+    assert "<summary>9 runs</summary>" in many
+    gap = style.gap("A title", "python it.py")
+    assert style.cited(gap) == []
+    assert "<figcaption></figcaption>" in style.show({"gap": gap}).data
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir())[:2] == ["few.pdf", "few.png"]
+
+
 # --- tables
+
+
+def test_tables_of_one_store_do_not_share_their_styles(store: tracking.Store) -> None:
+    pages = [tables.compression(store, dataset)._repr_html_() for dataset in ("double_colored", "digits")]
+    first, second = ({*re.findall(r"#T_(\w+?)_row", page)} for page in pages)
+    assert first
+    assert not first & second
+
+
+def test_listings_escape_and_hide() -> None:
+    cells = pd.DataFrame({"a & b": ["x < y | z"], "number": [1.5], "mark": ["m"]})
+    listing = tables.Listing("A title", cells, ("A note",), {"mark": lambda text: f"<b>{text}</b>"}, ("number",))
+    page = listing._repr_html_()
+    assert "x &lt; y | z" in page
+    assert "<b>m</b>" in page
+    assert "number" not in page
+    assert listing.to_markdown().splitlines() == ["| a & b | mark |", "| --- | --- |", "| x < y \\| z | m |"]
+    assert r"a \& b" in listing.to_latex()
 
 
 def cell(table: tables.Table, mechanism: str, quantity: str, model: str) -> str:
@@ -377,6 +501,20 @@ def test_the_report_stands_alone_and_shows_everything(output: Path) -> None:
     assert "0.850 [0.215, 1.485], n=2" in page
     assert "Traceback" not in page
     assert "Warning" not in page
+
+
+def test_the_report_is_in_order_and_its_links_lead_somewhere(output: Path) -> None:
+    page = (output / "report.html").read_text()
+    sections = re.findall(r'<section id="(\w+)">', page)
+    assert sections == list(render.ORDER)
+    ids = re.findall(r' id="([^"]+)"', page)
+    links = set(re.findall(r'href="#([^"]+)"', page))
+    assert links <= set(ids)
+    headings = [anchor for anchor in links if "-" in anchor]
+    assert len(headings) > 20
+    assert all(ids.count(anchor) == 1 for anchor in headings)
+    assert "Finished runs by profile: 6 at quick, 1 at smoke." in page
+    assert "Runs by commit of the code that made them:" in page
 
 
 def test_rendering_leaves_figures_and_tables_and_nothing_else(output: Path) -> None:

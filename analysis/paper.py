@@ -1,0 +1,444 @@
+"""What the paper claims and reports, in our words, and where its released code does something else: data only.
+
+`analysis.report` holds every claim against the run store.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper and what decides it."""
+
+    id: str
+    section: str
+    """Where the paper makes it, with the figure or table that it shows for it."""
+    statement: str
+    confirms: str
+    """What would confirm it, in numbers."""
+    refutes: str
+    """What would refute it."""
+    experiments: tuple[str, ...]
+    """The experiments whose runs decide it: stems of scripts; none where no experiment here can."""
+    figures: tuple[str, ...] = ()
+    """Names of the report's figures and tables to look at."""
+    paper: str = ""
+    """The paper's value, where it has more than pictures."""
+    imagenet: bool = False
+    """Whether it is about ImageNet: then the miniature can do no more than point in a direction."""
+
+
+CLOSE_IOU = 0.8
+"""Mask IoU from which a student counts as a close copy; class means reach about 0.5."""
+CLOSE_L1 = 0.02
+"""L1 up to which it does: a hundredth of the range [-1, 1]; class means stay at about 0.03."""
+CLOSE_L1_IMAGENET = 0.1
+"""The same for ImageNet's textures and backgrounds, which are full of detail: a twentieth of the range."""
+FREE_RESPONSE = 0.5
+"""Noise response (a correlation, see `metrics.noise_response`) from which a student follows noise it has never seen."""
+EQUIVALENT = 0.02
+"""Test accuracy within which two sources of counterfactuals count as equally good."""
+FAR_ABOVE = 0.3
+"""Gain in test accuracy that counts as far above."""
+LEARNT = 0.9
+"""Train accuracy above which a classifier has learnt its training set."""
+NEAR_CHANCE = 0.2
+"""Test accuracy below which a ten-way classifier has learnt next to nothing of shape."""
+
+BIGGAN_PARAMETERS = 55_880_833
+"""Parameters of BigGAN-deep-256, each mechanism of the ImageNet CGN."""
+U2NET_PARAMETERS = 44_009_869
+"""Parameters of the U²-Net behind its shape mechanism."""
+
+CLAIMS = (
+    Claim(
+        "mechanisms",
+        "Sec. 4.3, Fig. 7",
+        "On double-colored MNIST the students closely approximate each mechanism of the CGN.",
+        f"mask IoU above {CLOSE_IOU}, L1 of texture and background below {CLOSE_L1}, on noise no training saw",
+        "one of them on the other side",
+        ("mnist_kd",),
+        ("figure_7a_shape", "figure_7b_texture", "figure_7c_background"),
+    ),
+    Claim(
+        "imagenet_mechanisms",
+        "Sec. 4.3, Fig. 2",
+        "On ImageNet the students closely approximate each mechanism of the CGN.",
+        f"mask IoU above {CLOSE_IOU}, L1 of texture and background below {CLOSE_L1_IMAGENET}, on noise no training saw",
+        "one of them on the other side",
+        ("imagenet_kd",),
+        ("figure_2a_shape", "figure_2b_texture", "figure_2c_background"),
+        imagenet=True,
+    ),
+    Claim(
+        "counterfactuals",
+        "Appendix B.2, Fig. 6",
+        "Composed, the students make counterfactuals like the CGN's.",
+        f"a classifier that learns from theirs alone comes within {100 * EQUIVALENT:.0f} points of one that learns "
+        "from the CGN's",
+        "it stays further behind",
+        ("ood_robustness",),
+        ("figure_6_mnist", "robustness"),
+    ),
+    Claim(
+        "lightweight",
+        "Sec. 1, Appendix A.2",
+        "The students are a lightweight version of the CGN: 16 times fewer parameters than BigGAN.",
+        "a student has fewer parameters than the mechanism that it stands for, and answers no slower",
+        "it has more, or answers more slowly",
+        ("mnist_kd",),
+        ("compression",),
+        paper="16 times smaller",
+    ),
+    Claim(
+        "masks_directly",
+        "Sec. 3.1",
+        "A TinyGAN learns binary masks directly, which does away with the U²-Net behind the shape mechanism.",
+        f"mask IoU above {CLOSE_IOU} on ImageNet, where the teacher's masks come from a U²-Net",
+        "an IoU below that",
+        ("imagenet_kd",),
+        ("figure_2a_shape",),
+        imagenet=True,
+    ),
+    Claim(
+        "random_noise",
+        "Sec. 4.3",
+        "The trained students do not generalise to random noise.",
+        "trained as the released scripts did, a student answers to noise it has never seen unlike its teacher: noise "
+        f"response below {FREE_RESPONSE}",
+        "a noise response above that",
+        ("noise_pairing",),
+        ("noise_pairing",),
+    ),
+    Claim(
+        "capacity",
+        "Sec. 4.3",
+        "That may be due to the students' reduced capacity.",
+        "a student of the same size, trained on noise that belongs to its images, does no better",
+        "it follows its noise better, by the pairing alone",
+        ("noise_pairing",),
+        ("noise_pairing",),
+    ),
+    Claim(
+        "teacher_noise",
+        "Sec. 4.4, Appendix D, Fig. 11",
+        "The teacher's own outputs are noisy, and this is why the students show artefacts.",
+        "the students hold no more high-frequency energy than their teacher: ratio below 1",
+        "they add noise of their own: ratio above 1",
+        ("mnist_kd",),
+        ("figure_11",),
+    ),
+    Claim(
+        "kl_better",
+        "Sec. 4.4, Appendix D.2",
+        "A KL term between teacher and student gives better results, for several mechanisms.",
+        "higher mask IoU, lower L1 than without it, all else equal",
+        "lower mask IoU, higher L1",
+        ("kl_convergence",),
+        ("kl_convergence_shape", "kl_convergence_texture", "kl_convergence_background"),
+    ),
+    Claim(
+        "kl_faster",
+        "Appendix D.2, Fig. 15",
+        "With KL the students converge faster.",
+        "fewer steps to a fixed held-out fidelity than without it",
+        "more steps",
+        ("kl_convergence",),
+        ("figure_15_mnist",),
+    ),
+    Claim(
+        "imagenet_kl_faster",
+        "Appendix D.2, Fig. 15",
+        "On ImageNet masks with KL are better after epoch 1 than those without it after epoch 23.",
+        "higher mask IoU with KL after 1/30 of the training than without it after 23/30",
+        "lower mask IoU",
+        ("imagenet_kd",),
+        ("figure_15",),
+        imagenet=True,
+    ),
+    Claim(
+        "cross_entropy",
+        "Appendix D, Fig. 12",
+        "Cross entropy for generator and discriminator leaves artefacts in the masks by the end of training.",
+        "lower mask IoU than with the plain loss",
+        "a mask IoU as high or higher",
+        ("ablation_losses",),
+        ("figure_12_cross_entropy",),
+    ),
+    Claim(
+        "d1",
+        "Appendix D.1, Fig. 13",
+        "KL in the place of L1 at each layer does not work: L1 is needed there.",
+        "lower mask IoU than with the plain loss",
+        "a higher one",
+        ("ablation_losses",),
+        ("figure_13_d1",),
+    ),
+    Claim(
+        "d2_images",
+        "Appendix D.2, Fig. 14",
+        "KL of the outputs beside L1 at each layer improves texture and background.",
+        "lower L1 of texture and background than with the plain loss",
+        "higher L1",
+        ("ablation_losses",),
+        ("figure_14_d2",),
+    ),
+    Claim(
+        "d2_masks",
+        "Appendix D.2, Fig. 14",
+        "With that same loss the masks lose their shape after a few epochs.",
+        "lower mask IoU than with the plain loss",
+        "a higher one",
+        ("ablation_losses",),
+        ("figure_14_d2", "ablation_losses_shape"),
+    ),
+    Claim(
+        "d3",
+        "Appendix D.3, Fig. 16",
+        "MSE in the place of L1 gives noisier images.",
+        "more high-frequency energy than with the plain loss",
+        "less of it",
+        ("ablation_losses",),
+        ("figure_16_d3",),
+    ),
+    Claim(
+        "lambdas",
+        "Sec. 3.1 and 4.2, Eq. 7",
+        "TinyGAN's weights of the loss terms, λ1 = 0.2 and λ2 = 0.01, are taken over as they are.",
+        "no searched setting does better on fresh seeds",
+        "one does",
+        ("sweep_lambdas",),
+        ("sweep_lambdas_fresh_seeds", "sweep_lambdas_response"),
+        paper="λ1 = 0.2, λ2 = 0.01",
+    ),
+    Claim(
+        "baseline",
+        "Sec. 4.2",
+        "On MNIST distillation beats the baseline: a CGN of TinyGANs trained without a teacher.",
+        "a classifier that learns from SKDCGN's counterfactuals is better than one that learns from the baseline's",
+        "it is worse",
+        ("ood_robustness",),
+        ("robustness", "baseline"),
+    ),
+    Claim(
+        "imagenet_tinygan",
+        "Appendix C.1, Fig. 8",
+        "The baseline's TinyGAN, distilled on all classes of ImageNet, improves over its training.",
+        "lower L1 to BigGAN's images at the end than after the first epoch",
+        "a higher one",
+        ("baseline_cgn_tinygan",),
+        ("figure_8a", "figure_8b"),
+        imagenet=True,
+    ),
+    Claim(
+        "imagenet_baseline",
+        "Sec. 4.2, Appendix C, Figs. 9, 10",
+        "On ImageNet SKDCGN's counterfactuals are better than the baseline's.",
+        "a smaller Fréchet distance to the CGN's counterfactuals",
+        "a larger one",
+        ("baseline_cgn_tinygan",),
+        ("figure_9", "figure_10"),
+        imagenet=True,
+    ),
+    Claim(
+        "invariance",
+        "Abstract, Sec. 1",
+        "Counterfactuals train a classifier that keeps to shape, where the original data teaches it the colour.",
+        f"test accuracy with random colours more than {100 * FAR_ABOVE:.0f} points above training on the original data",
+        "a smaller gain",
+        ("ood_robustness",),
+        ("robustness",),
+        paper="CGN's own paper: 10.3 % to 89.0 %",
+    ),
+    Claim(
+        "robustness",
+        "Sec. 1: announced, never reported",
+        "SKDCGN's counterfactuals are as good for out-of-distribution robustness as the CGN's.",
+        f"test accuracy within {100 * EQUIVALENT:.0f} points of the CGN's, for the published students too",
+        "further behind",
+        ("ood_robustness",),
+        ("robustness",),
+    ),
+    Claim(
+        "table1_noise",
+        "Sec. 4.5, Table 1",
+        "Shape masks with unit Gaussian noise teach a classifier its training set and nothing else.",
+        f"train accuracy above {LEARNT}, test accuracy below {NEAR_CHANCE}, whenever the masks are modified",
+        "either on the other side",
+        ("table1_shape_im",),
+        ("table_1", "figure_3"),
+        paper="train 99.9 %, test 14.96 %",
+    ),
+    Claim(
+        "table1_rotation",
+        "Sec. 4.5, Table 1",
+        "So do shape masks rotated at random.",
+        f"train accuracy above {LEARNT}, test accuracy below {NEAR_CHANCE}, whenever the masks are modified",
+        "either on the other side",
+        ("table1_shape_im",),
+        ("table_1", "figure_3"),
+        paper="train 99.1 %, test 13.51 %",
+    ),
+    Claim(
+        "table1_transparency",
+        "Sec. 4.5, Table 1",
+        "Of the three modifications of the mask, 3/4 transparency hurts the classifier least.",
+        "higher test accuracy than with noise and with rotation",
+        "lower than with one of them",
+        ("table1_shape_im",),
+        ("table_1",),
+        paper="58.86 % against 14.96 % and 13.51 %",
+    ),
+    Claim(
+        "transparency_better",
+        "Sec. 4.4",
+        "Masks at 3/4 of their value train a better invariant classifier than the CGN's own.",
+        "higher test accuracy than with unmodified masks",
+        "lower",
+        ("table1_shape_im",),
+        ("transparency_curve", "table_1"),
+        paper='"an increase"; Table 1 has 58.86 % against the CGN paper\'s 89.0 %',
+    ),
+    Claim(
+        "imagenet_robustness",
+        "Sec. 1: announced, never reported",
+        "SKDCGN's ImageNet counterfactuals make classifiers robust as the CGN's do.",
+        f"accuracy, shape bias, and accuracy on exchanged backgrounds no more than {100 * EQUIVALENT:.0f} points below "
+        "training with the CGN's",
+        "one of them further below",
+        ("imagenet_ood",),
+        ("imagenet_ood",),
+        imagenet=True,
+    ),
+    Claim(
+        "single_gpu",
+        "Sec. 5",
+        "Students give results like the CGN's on one standard GPU of low configuration.",
+        "memory and images per second of students and CGN on such a GPU",
+        "a student that does not fit it",
+        (),
+        imagenet=True,
+    ),
+)
+"""The paper's claims, in the order of the report."""
+
+
+class Accuracy(NamedTuple):
+    """Accuracy in training and in test, in per cent."""
+
+    train: float
+    test: float
+
+
+TABLE_1: Mapping[str, Accuracy] = {
+    "noise": Accuracy(99.9, 14.96),
+    "rotation": Accuracy(99.1, 13.51),
+    "transparency": Accuracy(94.7, 58.86),
+}
+"""The only numbers of the paper: Table 1, by the modification of the mask."""
+
+
+class Deviation(NamedTuple):
+    """Something that the paper and its released code say differently."""
+
+    what: str
+    paper: str
+    code: str
+    """What the released code does."""
+    here: str
+    """What this suite does by default, and what makes it do the other."""
+    claims: tuple[str, ...] = ()
+    """Ids of the claims that it bears on."""
+
+
+DEVIATIONS = (
+    Deviation(
+        "KL divergence (Eq. 6)",
+        "part of the objective",
+        "computed and then left out of the loss that the module returns, on MNIST and on ImageNet; its arguments are "
+        "swapped, and it is taken over the channels of the discriminator's last activation at temperature 8",
+        "added, teacher first, between outputs (--loss.kl, --loss.kl-on, --loss.kl-direction); the module's own term, "
+        "let in, is a case of kl_convergence",
+        ("kl_better", "kl_faster", "d2_images", "d2_masks"),
+    ),
+    Deviation(
+        "noise of a teacher image",
+        "teacher and student get the same input",
+        "each mechanism was drawn with noise of its own, and the mask's alone was stored: texture and background "
+        "students learn from noise that has nothing to do with their target; the first of 42 columns and the first "
+        "row are lost in reading, and rows are looked up by another number of images a class than was written",
+        "a record keeps noise, label and image together (--distill.published-code draws as the scripts did)",
+        ("random_noise", "capacity"),
+    ),
+    Deviation(
+        "targets",
+        "the teacher's outputs",
+        "32x32 outputs upsampled to 64x64, stretched image by image to the full range, saved as JPEG",
+        "the outputs themselves (--distill.published-code for the other)",
+        ("capacity",),
+    ),
+    Deviation(
+        "task of Table 1",
+        "the caption: tell CGN images from real ones",
+        "the ten-way digit classifier, trained on counterfactuals, tested on double-colored MNIST",
+        "the ten-way task is the table, the two-way one stands beside it",
+        ("table1_noise", "table1_rotation", "table1_transparency"),
+    ),
+    Deviation(
+        "labels of Table 1's images",
+        "texture and background of labels drawn independently",
+        "the generator script samples one image at a time, and permutes the labels of a batch of one: texture and "
+        "background keep the digit's own label, which colour then gives away",
+        "independent labels; unpermuted ones are a case of table1_shape_im",
+        ("table1_noise", "table1_rotation", "table1_transparency"),
+    ),
+    Deviation(
+        "rotation of Table 1",
+        "rotation alone",
+        "the factor 0.75 of the transparency run stays active as well",
+        "rotation alone; both together are a case of table1_shape_im",
+        ("table1_rotation",),
+    ),
+    Deviation(
+        "worth of transparency",
+        "Sec. 4.4: better than the CGN's own masks; Table 1: 58.86 %, where the CGN paper has 89.0 %",
+        "nothing that would settle it",
+        "a curve over transparency from 0.25 to 1",
+        ("transparency_better",),
+    ),
+    Deviation(
+        "discriminator loss (Eq. 4)",
+        "a minus sign before both hinges, of one sign for real and fake, which rewards errors",
+        "the standard hinge",
+        "the standard hinge",
+    ),
+    Deviation(
+        "cross entropy (Fig. 12)",
+        "for generator and discriminator",
+        "targets and predictions change places, and raw scores go in as if they were probabilities",
+        "binary cross entropy on the discriminator's scores, target 1 for the student, 0 for fakes",
+        ("cross_entropy",),
+    ),
+    Deviation(
+        "SSIM loss",
+        "not mentioned",
+        "wraps the student's image so that no gradient reaches the generator",
+        "SSIM is a metric only",
+    ),
+    Deviation(
+        "held-out pairs",
+        "a test set",
+        "a random split, seeded, of a directory listing that was not sorted: another split on another file system",
+        "noise streams of their own for training and held-out sets; sorted listings",
+    ),
+    Deviation(
+        "the student's label",
+        "noise z and label y",
+        "the teacher's own label embedding beside z",
+        "a one-hot label in its place: the embedding is not visible to a student of a black box",
+    ),
+)
+"""Where paper and released code disagree, or the code does not do what it says; all of it was seen in, or shown by
+running, the released code."""
