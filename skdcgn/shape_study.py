@@ -254,19 +254,21 @@ def measure(config: CaseConfig, source: Teacher, real: RealImages, device: torch
     Raises:
         Interrupted: SIGINT or SIGTERM came in. Nothing is kept: begun anew, a case comes out the same, in minutes.
     """
-    data = draw(source, config.counterfactuals)
-    tests = (real.valid, real.test)
-    measured, evaluations = _classify(data.pixels, data.shape, config.classifier, config.seed, device, tests)
-    for name, evaluation in zip(("valid_accuracy", "test_accuracy"), evaluations, strict=True):
-        measured[name] = evaluation.accuracy
+    with Interruption() as interruption:
+        classify = partial(_classify, seed=config.seed, device=device, interruption=interruption)
+        data = draw(source, config.counterfactuals)
+        tests = (real.valid, real.test)
+        measured, evaluations = classify(data.pixels, data.shape, config.classifier, tests=tests)
+        for name, evaluation in zip(("valid_accuracy", "test_accuracy"), evaluations, strict=True):
+            measured[name] = evaluation.accuracy
 
-    (pixels, labels), held_out = two_way_sets(real.training.pixels, data.pixels, config.two_way_images, config.seed)
-    all_real = replace(real.valid, labels=torch.zeros_like(real.valid.labels))
-    tests = (TensorSet(*held_out, strokes=torch.empty(0)), all_real)
-    trained, evaluations = _classify(pixels, labels, config.two_way, config.seed, device, tests, num_classes=2)
-    measured["two_way_train_accuracy"] = trained["train_accuracy"]
-    for name, evaluation in zip(("two_way_accuracy", "two_way_test_accuracy"), evaluations, strict=True):
-        measured[name] = evaluation.accuracy
+        training, held_out = two_way_sets(real.training.pixels, data.pixels, config.two_way_images, config.seed)
+        all_real = replace(real.valid, labels=torch.zeros_like(real.valid.labels))
+        tests = (TensorSet(*held_out, strokes=torch.empty(0)), all_real)
+        trained, evaluations = classify(*training, config.two_way, tests=tests, num_classes=2)
+        measured["two_way_train_accuracy"] = trained["train_accuracy"]
+        for name, evaluation in zip(("two_way_accuracy", "two_way_test_accuracy"), evaluations, strict=True):
+            measured[name] = evaluation.accuracy
     return measured | mask_quality(source, real.valid, config.seed)
 
 
@@ -274,18 +276,18 @@ def _classify(
     pixels: Tensor,
     labels: Tensor,
     config: ClassifierConfig,
+    tests: Sequence[TensorSet],
     seed: int,
     device: torch.device,
-    tests: Sequence[TensorSet],
+    interruption: Interruption,
     num_classes: int = NUM_CLASSES,
 ) -> tuple[dict[str, float], list[Evaluation]]:
     """Train a classifier; return its accuracy in training, and how it does on some test sets."""
     model = new_classifier(num_classes, seed).to(device)
     accuracy = []
-    with Interruption() as interruption:
-        for _, epoch in fit(model, pixels, labels, config, seed):
-            accuracy.append(epoch["accuracy"])
-            interruption.check()
+    for _, epoch in fit(model, pixels, labels, config, seed):
+        accuracy.append(epoch["accuracy"])
+        interruption.check()
     evaluations = [evaluate(model, test.pixels, test.labels, config.precision) for test in tests]
     return {"train_accuracy": accuracy[-1]}, evaluations
 

@@ -1,6 +1,7 @@
 """The miniature: its fit, its statistics of truncation, its compact file, and the one that comes with the package."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from experiments import fit_miniature
-from skdcgn import tracking
+from skdcgn import miniature, tracking
 from skdcgn.errors import InputError
 from skdcgn.imagenet import MINIATURE_FILE, MINIATURE_TRUNCATION, load_miniature
 from skdcgn.mechanisms import Mechanism
@@ -183,7 +184,11 @@ def test_its_pictures_are_the_wildlife_teacher_s(data_dir: Path) -> None:
 
 
 @pytest.mark.data
-def test_the_script_fits_every_part_once(store: tracking.Store, data_dir: Path, tmp_path: Path) -> None:
+def test_the_script_fits_every_part_once(
+    store: tracking.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_miniature, "_PER_CLASS", 2)
+    monkeypatch.setattr(miniature, "measure_statistics", partial(measure_statistics, images=10))
     out = tmp_path / "out.safetensors"
     fit = FitConfig(2, 2, 2, 2, batch_size=8)
     config = fit_miniature.Config("smoke", fit, out=out, runtime=Runtime(threads=1))

@@ -183,7 +183,7 @@ def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
 def test_the_two_way_test_set_is_all_real(random_teacher: MNISTTeacher) -> None:
     """Flat grey images are easily told from a random CGN's: those of the test set are taken for real."""
     (case,) = cases(("none",), ("sampling",), (), ("permuted",))
-    two_way = ClassifierConfig(epochs=6, batch_size=16, gamma=0.9, precision="fp32")
+    two_way = ClassifierConfig(epochs=12, batch_size=10, gamma=0.9, precision="fp32")
     config = replace(DEFAULTS["smoke"].of(case, 0), images=200, two_way=two_way, two_way_images=150)
     measured = shape_study.measure(config, random_teacher, _real_images(), torch.device("cpu"))
     assert measured["two_way_accuracy"] > 0.9
@@ -438,6 +438,13 @@ def test_the_verdict_names_the_protocol_that_gives_the_pattern() -> None:
     assert _pattern(UNPERMUTED | SAMPLED) == f"none of these. Nearest in numbers: {unpermuted}."
     small = {case: (train / 2, test / 2) for case, (train, test) in TRAINED.items()}  # the same pattern, less trained
     assert _pattern(UNPERMUTED | small) == f"{trained}. Nearest in numbers: {unpermuted}."
+
+
+def test_the_verdict_warns_of_classifiers_that_learnt_too_little() -> None:
+    warning = "the numbers cannot be held against the paper's"
+    assert warning not in " ".join(shown.verdict(_results(UNPERMUTED | TRAINED)))
+    small = {case: (train / 2, test / 2) for case, (train, test) in TRAINED.items()}
+    assert warning in " ".join(shown.verdict(_results(UNPERMUTED | small)))
 
 
 def test_the_verdict_says_what_each_protocol_gave() -> None:
