@@ -183,7 +183,11 @@ def test_verdicts_of_the_record_by_hand(evidence: Evidence) -> None:
     assert found["cross_entropy"].scale == "quick, n=3, a teacher"
 
 
-def test_table_1_is_judged_in_each_reading(tmp_path: Path, empty_store: Path) -> None:
+@pytest.mark.parametrize(("control", "holds", "status"), [(0.95, False, Status.REFUTED), (0.6, None, Status.OPEN)])
+def test_table_1_is_judged_in_each_reading(
+    tmp_path: Path, empty_store: Path, control: float, holds: bool | None, status: Status
+) -> None:
+    """With permuted labels noise is never learnt; where unmodified masks were not either, that says nothing."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tags = {"profile": "quick", "dataset": "double_colored", "teacher": "a teacher", "stand_in": "false"}
@@ -191,7 +195,7 @@ def test_table_1_is_judged_in_each_reading(tmp_path: Path, empty_store: Path) ->
     accuracies = {
         ("noise", "permuted"): (0.104, 0.11),
         ("noise", "unpermuted"): (0.999, 0.1),
-        ("none", "permuted"): (0.9, 0.8),
+        ("none", "permuted"): (control, 0.8),
         ("transparency", "permuted"): (0.88, 0.79),
     }
     group = {"experiment": "table1_shape_im", "name": "group", "tags": {**tags, "level": "group"}}
@@ -209,8 +213,8 @@ def test_table_1_is_judged_in_each_reading(tmp_path: Path, empty_store: Path) ->
     add(store, [group, *cases])
     found = {verdict.claim.id: verdict for verdict in verdicts(Evidence(store))}
     noise = found["table1_noise"]
-    assert noise.status is Status.REFUTED  # with permuted labels it is never learnt
-    assert [each.holds for each in noise.findings] == [False, True]
+    assert noise.status is status
+    assert [each.holds for each in noise.findings] == [holds, True]
     assert [each.decides for each in noise.findings] == [True, False]
     assert "train 0.104" in noise.evidence
     assert found["transparency_better"].status is Status.REFUTED

@@ -350,7 +350,7 @@ def test_figures_of_a_study(store: tracking.Store) -> None:
     assert "No finished study" in words(drawn.fresh_seeds(store, "sweep_kl"))
 
     rows = [("no KL", seed, 0.5 + seed / 100) for seed in (1, 2)] + [("best", seed, 0.7) for seed in (1, 2)]
-    confirmed = pd.DataFrame(rows, columns=["setting", "seed", "iou"])
+    confirmed = pd.DataFrame(rows, columns=["setting", "seed", "iou"]).assign(run_id=["a", "b", "c", "d"])
     sweeps._keep(sweep.run, {"confirmation.csv": confirmed.to_csv(index=False)})
     figures = [
         drawn.history(store, "sweep_kl"),
