@@ -395,10 +395,18 @@ DEVIATIONS = (
         ("table1_noise", "table1_rotation", "table1_transparency"),
     ),
     Deviation(
+        "when Table 1's masks are modified",
+        "while modified CGNs are trained; whether also when they draw the classifier's images is not said",
+        "while a CGN is trained from scratch; no released script modifies them when images are sampled",
+        "both, and each alone (--when training, sampling or both)",
+        ("table1_noise", "table1_rotation", "table1_transparency", "transparency_better"),
+    ),
+    Deviation(
         "rotation of Table 1",
         "rotation alone",
-        "the factor 0.75 of the transparency run stays active as well",
-        "rotation alone; both together are a case of table1_shape_im",
+        "one angle for a whole batch; the factor 0.75 of the transparency run stays active as well",
+        "rotation alone, an angle for each image; with the factor it is a case of table1_shape_im; one angle for a "
+        "batch is not replicated",
         ("table1_rotation",),
     ),
     Deviation(

@@ -1,6 +1,6 @@
 """Distil the mechanisms of an MNIST CGN into TinyGAN students (paper Sec. 4.3, Fig. 7).
 
-    python experiments/mnist_kd.py                                        all three mechanisms, a few minutes
+    python experiments/mnist_kd.py                                        all three mechanisms, three seeds: minutes
     python experiments/mnist_kd.py --profile paper --mechanism shape      the published setting
     python experiments/mnist_kd.py --dataset wildlife --loss.kl 0.5       another teacher, another KL weight
     python experiments/mnist_kd.py --dataset digits                       no network, no data: a teacher trained here

@@ -251,7 +251,7 @@ class CGNTrainer:
             self._descend("cgn", generator_terms)
             discriminator_terms = self._discriminator_terms(generated.detach(), labels, real, real_labels)
             self._descend("discriminator", discriminator_terms)
-        self._average()
+        move_average(self.ema, self.cgn, self.config.ema, self.step)
         self.step += 1
         terms = generator_terms | discriminator_terms
         return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
@@ -347,16 +347,6 @@ class CGNTrainer:
         optimiser.step()
 
     @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights and batch norm statistics; early on the average is short."""
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for average, current in zip(self.ema.state_dict().values(), self.cgn.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, 1 - decay)
-            else:
-                average.copy_(current)
-
-    @torch.no_grad()
     def _fill_bank(self, classes: int) -> Tensor:
         """Render the first bank: (texture or background, class, slot, 3, 32, 32), a slot for each batch position."""
         labels = torch.arange(classes, device=self.device).repeat_interleave(self.config.batch_size)
@@ -389,6 +379,24 @@ class CGNTrainer:
             yield
         finally:
             self.discriminator.requires_grad_(True)
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, current: nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights and batch norm statistics towards a network's own, in place.
+
+    Args:
+        average: a copy of the network.
+        current: the network, after its step number `step`, from 0.
+        decay: the average's share that stays, in [0, 1); less in the first steps, so that the start is forgotten.
+        step: see `current`.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
 
 
 def _check(data: TensorSet, classes: int) -> None:

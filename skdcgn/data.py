@@ -241,8 +241,8 @@ def make_dataset(
         object_choice = torch.randint(NUM_CLASSES, labels.shape, generator=object_generator)
 
     if dataset == "wildlife":
-        background = _crops(_textures("background", root), background_choice, background_generator)
-        stroke = _crops(_textures("object", root), object_choice, object_generator)
+        background = crops(textures("background", root), background_choice, background_generator)
+        stroke = crops(textures("object", root), object_choice, object_generator)
     elif dataset == "colored":
         background = torch.zeros(1, dtype=torch.uint8)
         stroke = _tints(DIGIT_COLOURS, DIGIT_COLOUR_STD, object_choice, object_generator)
@@ -275,23 +275,33 @@ def _tints(
     return colours.round().clamp(0, 255).to(torch.uint8)[:, :, None, None]
 
 
-def _crops(textures: Tensor, choice: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut a random window out of each image's texture: (N, 3, 32, 32) uint8, of textures (10, 3, H, W)."""
+def crops(tiles: Tensor, choice: Tensor, generator: torch.Generator) -> Tensor:
+    """Cut a random window out of each image's texture: (N, 3, 32, 32) uint8.
+
+    Args:
+        tiles: the textures to cut from, (10, 3, H, W) with H, W >= 32; see `textures`.
+        choice: the texture of each image, (N,) in [0, 10).
+        generator: draws the windows' corners.
+    """
     # A view of all windows: (10, 3, rows, columns, 32, 32).
-    windows = textures.unfold(2, RESOLUTION, 1).unfold(3, RESOLUTION, 1)
+    windows = tiles.unfold(2, RESOLUTION, 1).unfold(3, RESOLUTION, 1)
     row = torch.randint(windows.shape[2], choice.shape, generator=generator)
     column = torch.randint(windows.shape[3], choice.shape, generator=generator)
     return windows[choice, :, row, column]
 
 
-def _textures(kind: Literal["background", "object"], root: Path | None) -> Tensor:
-    """Read the ten textures, that of digit i at i, padded by reflection: (10, 3, 156, 156) uint8."""
+def textures(kind: Literal["background", "object"], root: Path | None) -> Tensor:
+    """Read Wildlife MNIST's ten textures, that of digit i at i, padded by reflection: (10, 3, 156, 156) uint8.
+
+    Raises:
+        InputError: the textures are not to be had (`weights.locate`).
+    """
     folder = locate("wildlife_textures", root and root / "textures")
-    textures = []
+    tiles = []
     for name in sorted(REGISTRY["wildlife_textures"].members):
         if name.startswith(kind):
             with Image.open(folder / name) as image:
                 resized = image.convert("RGB").resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.NEAREST)
             pad = (TEXTURE_PADDING, TEXTURE_PADDING)
-            textures.append(np.pad(np.asarray(resized), (pad, pad, (0, 0)), mode="reflect"))
-    return torch.from_numpy(np.stack(textures)).permute(0, 3, 1, 2)
+            tiles.append(np.pad(np.asarray(resized), (pad, pad, (0, 0)), mode="reflect"))
+    return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)

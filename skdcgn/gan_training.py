@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skdcgn.cgn_training import move_average
 from skdcgn.data import TensorSet
 from skdcgn.errors import InputError
 from skdcgn.models.cgn_mnist import ConvDiscriminator
@@ -127,7 +128,7 @@ class GANTrainer:
             "discriminator_generated": 0.5 * self._score(generated.detach(), labels).square().mean(),
         }
         self._descend("discriminator", critic_terms)
-        self._average()
+        move_average(self.result, self.generator, self.config.ema, self.step)
         self.step += 1
         terms |= critic_terms
         return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
@@ -163,18 +164,6 @@ class GANTrainer:
         optimiser.zero_grad()
         sum(terms.values()).backward()
         optimiser.step()
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights and batch norm statistics; early on the average is short."""
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for average, current in zip(
-            self.result.state_dict().values(), self.generator.state_dict().values(), strict=True
-        ):
-            if average.is_floating_point():
-                average.lerp_(current, 1 - decay)
-            else:
-                average.copy_(current)
 
 
 @torch.no_grad()

@@ -77,8 +77,8 @@ class WildlifeDigits:
         """
         self._root = root
         self._textures = {
-            Mechanism.TEXTURE: data._textures("object", root),
-            Mechanism.BACKGROUND: data._textures("background", root),
+            Mechanism.TEXTURE: data.textures("object", root),
+            Mechanism.BACKGROUND: data.textures("background", root),
         }
         self._strokes: dict[Split, data.TensorSet] = {}
 
@@ -94,7 +94,7 @@ class WildlifeDigits:
             pick = torch.randint(len(candidates), (int(wanted.sum()),), generator=generator)
             chosen[wanted] = candidates[pick]
         texture, background = (
-            data._crops(textures, labels[mechanism], generator) for mechanism, textures in self._textures.items()
+            data.crops(textures, labels[mechanism], generator) for mechanism, textures in self._textures.items()
         )
         return torch.where(digits.strokes[chosen], texture, background)
 

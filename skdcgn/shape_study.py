@@ -203,7 +203,7 @@ def real_images(dataset: Dataset, limit: int | None = None) -> RealImages:
 
 def start_of(teacher: MNISTTeacher, init: Init | None) -> CGN | None:
     """Return the weights that a training starts from; None for new ones."""
-    return teacher._cgn if init == "pretrained" else None
+    return teacher.cgn if init == "pretrained" else None
 
 
 class Remembering:

@@ -73,7 +73,7 @@ class MNISTTeacher:
         stand_in: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._cgn = cgn.to(device).eval().requires_grad_(False)
+        self.cgn = cgn.to(device).eval().requires_grad_(False)
         self.name = name
         self.sha256 = sha256
         self.stand_in = stand_in
@@ -86,12 +86,12 @@ class MNISTTeacher:
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism; see `Teacher.render`."""
-        device = next(self._cgn.parameters()).device
-        return self._cgn(mechanism, noise.to(device), labels.to(device))
+        device = next(self.cgn.parameters()).device
+        return self.cgn(mechanism, noise.to(device), labels.to(device))
 
     def parameters(self, mechanism: Mechanism) -> int:
         """Count the parameters of a mechanism's own network (the shared label embedding left out)."""
-        return sum(parameter.numel() for parameter in self._cgn.network(mechanism).parameters())
+        return sum(parameter.numel() for parameter in self.cgn.network(mechanism).parameters())
 
 
 def mnist_teacher(

@@ -266,7 +266,7 @@ def test_wildlife_is_cut_out_of_the_textures_of_its_digits(data_dir: Path) -> No
 
 @pytest.mark.data
 def test_textures_are_padded_by_reflection(data_dir: Path) -> None:
-    textures = module._textures("object", data_dir)
+    textures = module.textures("object", data_dir)
     assert textures.shape == (10, 3, 156, 156)
     assert torch.equal(textures[:, :, :3], textures[:, :, 4:7].flip(2))
     assert torch.equal(textures[..., -3:], textures[..., -7:-4].flip(3))
