@@ -196,7 +196,7 @@ def curves(
         "Lines: means over seeds. Bands: from the lowest to the highest seed. Noise energy: that of high frequencies, "
         f"over the teacher's. {_provenance(shown)}"
     )
-    figure, panels = style.plots(len(present), _titled(title, shown.iloc[0]), caption, right=2.15)
+    figure, panels = style.plots(len(present), _titled(title, shown.iloc[0]), caption, right=2.35)
     with style.style():
         for axes, metric in zip(panels, present, strict=True):
             values = history[history["key"] == f"heldout/{metric}"]

@@ -91,7 +91,8 @@ def search_tables(store: Store, experiment: str) -> dict[str, pd.DataFrame]:
         if found is None:
             continue
         scope = {"profile": profile, "dataset": found.tags["dataset"], "mechanism": found.tags["mechanism"]}
-        origin = {key: found.tags.get(key, "") for key in ("teacher", "stand_in", "overrides")}
+        origin = {**found.tags, "commit": runs.commit(found.tags)}
+        origin = {key: origin.get(key, "") for key in PROVENANCE}
         trials.append(found.trials.drop(columns=["response", "run_id"]).assign(**scope, study=found.name, **origin))
         if found.confirmed is not None:
             rows = found.confirmed.rename(columns={found.metric: f"final/{found.metric}"}).drop(columns="run_id")

@@ -81,7 +81,7 @@ def _finished(store: Store, experiment: str) -> pd.DataFrame:
         rows.append(
             {"run_id": run.info.run_id, "name": run.info.run_name, "parent": tags.get(_PARENT)}
             | {"start_time": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")}
-            | {"commit": tags.get(_COMMIT, "") if tags.get("git_dirty") == "false" else ""}
+            | {"commit": commit(tags)}
             | {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
             | {key: float(value) for key, value in metrics.items() if key.startswith(("final/", "cost/"))}
             | {f"param/{key}": value for key, value in run.data.params.items()}
@@ -92,6 +92,11 @@ def _finished(store: Store, experiment: str) -> pd.DataFrame:
     frame["seed"] = pd.to_numeric(frame["seed"]).astype("Int64")
     frame["stand_in"] = frame["stand_in"] == "true"
     return frame
+
+
+def commit(tags: Mapping[str, str]) -> str:
+    """Return the commit of the code that made a run, by the run's tags; blank where the working tree differed."""
+    return tags.get(_COMMIT, "") if tags.get("git_dirty") == "false" else ""
 
 
 def metric_history(store: Store, run_id: str, keys: Sequence[str]) -> pd.DataFrame:

@@ -48,6 +48,7 @@ _COLUMNS = {
 }
 _CASE = ["when", "init", "labels", "intervention", "strength"]
 _TABLE_ROWS = ("noise", "rotation", "transparency")
+_ASIDE = 0.012  # that curves stand apart in their figure, so that their bars do not hide each other
 _LEARNT = 0.8  # share of the published control that must be reached before numbers are compared
 _MEMORISED = 1.5  # times that test accuracy must be exceeded, by train and by the control's test, to say so
 
@@ -216,20 +217,21 @@ def transparency_curve(store: Store, dataset: str = "double_colored", profile: s
         return style.gap(title, runs.command(EXPERIMENT, dataset, None, profile))
     drawn = results[results["run_id"].isin({run_id for _, points in curves for _, rows in points for run_id in rows})]
     caption = (
-        "Factor on the mask: 1 is the unmodified CGN. Points: means over seeds; bars: 95 % Student-t intervals. Stars: "
-        f"the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(drawn)}"
+        "Factor on the mask: 1 is the unmodified CGN. Points: means over seeds, set side by side; bars: 95 % Student-t "
+        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(drawn)}"
     )
     figure, panels = style.plots(2, _titled(title, results), caption, right=2.9)
     by_run = results.set_index("run_id")
     panel_of = zip(panels, ("valid_accuracy", "train_accuracy"), ("test", "train"), strict=True)
     with style.style():
         for axes, metric, name in panel_of:
-            for color, (protocol, points) in zip(style.PALETTE, curves, strict=False):
+            for number, (color, (protocol, points)) in enumerate(zip(style.PALETTE, curves, strict=False)):
                 intervals = [mean_interval(by_run.loc[rows, metric].astype(float).tolist()) for _, rows in points]
                 means, low, high = (100 * np.array(each) for each in list(zip(*intervals, strict=True))[:3])
                 errors = np.nan_to_num(np.stack([means - low, high - means]))
                 label = f"{_WHEN[protocol.when]}{_INIT[protocol.init]}"
-                x = [strength for strength, _ in points]
+                aside = _ASIDE * (number - (len(curves) - 1) / 2)
+                x = [strength + aside for strength, _ in points]
                 axes.errorbar(x, means, errors, color=color, marker="o", markersize=4, capsize=3, label=label)
             stars = [getattr(PAPER[intervention], name) for intervention in ("transparency", "none")]
             axes.plot([PAPER_STRENGTH, 1], stars, "*", color="0.2", markersize=9, label="published", zorder=3)

@@ -33,6 +33,7 @@ _NAMES = {
     "loss.temperature": "temperature",
     "student.width": "student's width",
 }
+_SEARCHES = {"sweep_lambdas": "search for λ1 and λ2", "sweep_kl": "search for the KL term"}
 _DIRECTIONS = {"teacher_student": "KL(T‖S), Eq. 6", "student_teacher": "KL(S‖T)"}
 _ENOUGH = 6  # completed trials below which a fit would be fiction
 _SPAN = 0.15  # of the values' range, kept around them
@@ -101,7 +102,7 @@ def find(store: Store, experiment: str, profile: str | None = None, objectives: 
 
 def history(store: Store, experiment: str, profile: str | None = None) -> Figure:
     """Draw the objective of every trial in order, and the best so far."""
-    title = "Optimisation history"
+    title = f"Optimisation history, {_SEARCHES[experiment]}"
     found = find(store, experiment, profile)
     if found is None:
         return _gap(title, experiment, profile)
@@ -135,7 +136,7 @@ def importance(store: Store, experiment: str, profile: str | None = None, resamp
         profile: of the study; by default the first of `runs.PROFILES` that has one.
         resamples: of the bootstrap.
     """
-    title = "Importance of the parameters"
+    title = f"Importance of the parameters, {_SEARCHES[experiment]}"
     found = find(store, experiment, profile)
     if found is None:
         return _gap(title, experiment, profile)
@@ -298,7 +299,7 @@ def pareto_front(store: Store, experiment: str = "sweep_lambdas", profile: str |
 
 def fresh_seeds(store: Store, experiment: str, profile: str | None = None) -> Figure:
     """Draw the best trial against the reference settings, on seeds that the search has not seen."""
-    title = "The best trial on fresh seeds"
+    title = f"The best trial on fresh seeds, {_SEARCHES[experiment]}"
     found = find(store, experiment, profile)
     if found is None or found.confirmed is None:
         return _gap(title, experiment, profile, "No finished study in the store.")

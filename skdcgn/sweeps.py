@@ -408,12 +408,13 @@ def sweep_distillation(
     steps = config.distill.for_mechanism(mechanism).steps
     # At first a setting's rank says little about its rank at the end.
     sweep = Sweep(store, experiment, name, space, first, directions, config.search, digest, steps // 2, attributes)
-    sweep.run.set_tags({**tags, "phase": "study", "code_version": tracking.code_version(experiment)})
+    origin = tracking.provenance(experiment)
+    sweep.run.set_tags({**tags, "phase": "study", **origin})
     say(f"study {name!r}: {config.search.trials} trials")
 
     def objective(run: Run, params: Params, report: Report | None) -> list[float]:
         trial = apply(setting, params)
-        run.set_tags({**tags, "code_version": tracking.code_version(experiment)})
+        run.set_tags({**tags, **origin})
         _keep(run, {"config.yaml": as_file(trial, params)})
 
         def on_evaluation(step: int, measured: dict[str, float]) -> None:

@@ -110,6 +110,17 @@ def code_version(experiment: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def provenance(experiment: str) -> dict[str, object]:
+    """Return the tags that say where a result comes from: code, commit, hardware and versions; see `code_version`."""
+    return {
+        "code_version": code_version(experiment),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name,
+        **_git_tags(),
+    }
+
+
 def open_store(uri: str | None = None) -> "Store":
     """Open the run store, creating it where it does not exist yet.
 
@@ -229,7 +240,7 @@ class Store:
             self.client.update_run(run.run_id, status="RUNNING")
             self.set_tags(run.run_id, {"process": this_process()})
         else:
-            run = self._create(experiment, config, name, digest, code, tags or {}, parent, description)
+            run = self._create(experiment, config, name, digest, tags or {}, parent, description)
         monitor = SystemMetricsMonitor(run.run_id, resume_logging=bool(found), tracking_uri=self.uri)
         monitor.start()
         status = "FAILED"
@@ -258,7 +269,6 @@ class Store:
         config: Any,
         name: str,
         digest: str,
-        code: str,
         tags: Mapping[str, object],
         parent: "Run | None",
         description: str,
@@ -267,12 +277,8 @@ class Store:
         run = Run(self, created.info.run_id)
         fixed = {
             "config_hash": digest,
-            "code_version": code,
             "process": this_process(),
-            "hardware": hardware(),
-            "torch": torch.__version__,
-            MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name,
-            **_git_tags(),
+            **provenance(experiment),
         }
         if parent is not None:
             fixed[MLFLOW_PARENT_RUN_ID] = parent.run_id

@@ -246,6 +246,9 @@ def test_sweep_lambdas_and_its_best_as_a_config_file(
     best = table.loc[table["iou"].idxmax()]
     trial = store.client.get_run(best["run_id"])
     assert trial.data.tags["mechanism"] == "shape"
+    assert {"code_version", "hardware", "torch"} <= set(
+        trial.data.tags
+    )  # a trial says where it comes from, as a run does
     assert {"loss/feature", "heldout/iou", "final/iou", "final/l1"} <= set(trial.data.metrics)
     assert not list((store.folder / "checkpoints").glob("*"))
 
