@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from skdcgn.runtime import atomic_path
 
 _FOLDER = Path(__file__).resolve().parent
 _CELL_SECONDS = 600
+_KERNELS = 4  # at the same time, at most: a kernel takes about 700 MB
 
 ORDER = ("report", "figures", "tables", "ablations", "sweeps")
 """Notebooks in the order in which the report has them; others follow."""
@@ -112,7 +114,7 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
             # The kernel must import this very code, from whatever directory it was started.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_FOLDER.parent), os.environ.get("PYTHONPATH")])),
         }
-        executed = {path.stem: _execute(path, environment) for path in notebooks}
+        executed = _execute_all(notebooks, environment)
         page = _page(executed, _origin(store))
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             target = output / file.relative_to(folder)
@@ -124,27 +126,43 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
     return report
 
 
+def _execute_all(notebooks: Sequence[Path], environment: Mapping[str, str]) -> dict[str, NotebookNode]:
+    """Run notebooks side by side, each in a kernel of its own; after a failure no further one is begun."""
+    with ThreadPoolExecutor(min(_KERNELS, os.cpu_count() or 1)) as pool:
+        futures = {path.stem: pool.submit(_execute, path, environment) for path in notebooks}
+        try:
+            return {name: future.result() for name, future in futures.items()}
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def _execute(path: Path, environment: Mapping[str, str]) -> NotebookNode:
     """Run a notebook in a kernel of this Python, in the caller's directory, and return it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=_CELL_SECONDS,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(Path.cwd())}},  # a relative store URI must mean the same there
-        config=TraitletsConfig({"KernelManager": {"transport": "ipc"}}),  # no open ports
-    )
+    with tempfile.TemporaryDirectory(prefix="skdcgn-") as sockets:
+        manager = {"transport": "ipc", "ip": f"{sockets}/kernel"}  # no open ports
+        client = NotebookClient(
+            notebook,
+            timeout=_CELL_SECONDS,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(Path.cwd())}},  # a relative store URI must mean the same there
+            config=TraitletsConfig({"KernelManager": manager}),
+        )
+        _execute_cells(client, path.name, environment)
+    return notebook
+
+
+def _execute_cells(client: NotebookClient, name: str, environment: Mapping[str, str]) -> None:
+    """Run the cells of a client's notebook in its kernel."""
     with client.setup_kernel(env=dict(environment)):
-        for number, cell in enumerate(notebook.cells, 1):
+        for number, cell in enumerate(client.nb.cells, 1):
             try:
                 client.execute_cell(cell, number - 1)
             except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                 reason = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
                 first_line = cell.source.strip().splitlines()[0]
-                raise InputError(
-                    f"notebook {path.name} fails in cell {number} (`{first_line}`): {reason.strip()}"
-                ) from None
-    return notebook
+                raise InputError(f"notebook {name} fails in cell {number} (`{first_line}`): {reason.strip()}") from None
 
 
 def _place(path: Path) -> tuple[int, str]:
