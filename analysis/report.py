@@ -6,6 +6,7 @@ python -m analysis.report --store http://host:5000 --profile full
 
 import html
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,12 @@ _SYMBOLS = {
 
 
 def claims(evidence: Evidence) -> Listing:
-    """Return the table of claims and verdicts."""
+    """Return the table of claims and verdicts, titled with their count."""
+    decided = verdicts(evidence)
+    kinds = Counter(verdict.label.split(":")[0] for verdict in decided)
+    title = f"{len(decided)} claims: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
     rows = []
-    for verdict in verdicts(evidence):
+    for verdict in decided:
         claim = verdict.claim
         missing = "".join(f" (`{command}`)" for command in verdict.commands)
         rows.append(
@@ -50,7 +54,7 @@ def claims(evidence: Evidence) -> Listing:
         "fails: refuted; else: not shown. One seed alone, and a smoke test, decide nothing.",
         "Intervals are not corrected for their number: of twenty that should reach over their bound, one does not.",
     )
-    return Listing("Claims and verdicts", pd.DataFrame(rows), notes, markup)
+    return Listing(title, pd.DataFrame(rows), notes, markup)
 
 
 def _papers_value(claim: Claim) -> str:
@@ -115,7 +119,7 @@ def _links(names: str) -> str:
 
 
 def markdown(evidence: Evidence, figures: Path) -> str:
-    """Return the claims table as Markdown, with links to those of its figures that lie in a folder."""
+    """Return the count of verdicts and the claims table as Markdown, with links to those of its figures that lie in a folder."""
     listing = claims(evidence)
     frame = listing.cells[["claim of the paper", "verdict here", "evidence", "scale", "look at"]].copy()
 
@@ -125,7 +129,7 @@ def markdown(evidence: Evidence, figures: Path) -> str:
 
     frame["look at"] = frame["look at"].map(linked)
     frame["verdict here"] = "**" + frame["verdict here"] + "**"
-    return Listing(listing.title, frame).to_markdown()
+    return f"{listing.title}.\n\n{Listing(listing.title, frame).to_markdown()}"
 
 
 @dataclass(frozen=True)

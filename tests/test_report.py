@@ -261,7 +261,11 @@ def test_costs_sum_what_the_runs_took(evidence: Evidence) -> None:
 
 def test_markdown_links_what_is_there(evidence: Evidence, tmp_path: Path) -> None:
     (tmp_path / "figure_11.png").touch()
-    lines = report.markdown(evidence, tmp_path).splitlines()
+    tally, blank, *lines = report.markdown(evidence, tmp_path).splitlines()
+    kinds = [verdict.label.split(":")[0] for verdict in verdicts(evidence)]
+    assert tally.startswith(f"{len(paper.CLAIMS)} claims: ")
+    assert f"{kinds.count('confirmed')} confirmed" in tally
+    assert not blank
     assert len(lines) == len(paper.CLAIMS) + 2
     assert {line.count(" | ") for line in lines} == {4}
     noise = next(line for line in lines if "own outputs are noisy" in line)
