@@ -119,7 +119,7 @@ def _links(names: str) -> str:
 
 
 def markdown(evidence: Evidence, figures: Path) -> str:
-    """Return the count of verdicts and the claims table as Markdown, with links to those of its figures that lie in a folder."""
+    """Return the count of verdicts and the claims table as Markdown, linked to those figures that lie in a folder."""
     listing = claims(evidence)
     frame = listing.cells[["claim of the paper", "verdict here", "evidence", "scale", "look at"]].copy()
 

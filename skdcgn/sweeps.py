@@ -366,6 +366,7 @@ def sweep_distillation(
     first: Sequence[Params],
     references: Mapping[str, Params],
     paper: str,
+    description: str,
     say: Callable[[str], object],
 ) -> pd.DataFrame | None:
     """Search, then hold the best trial against reference settings on fresh seeds.
@@ -381,6 +382,7 @@ def sweep_distillation(
         first: parameters of the first trials.
         references: what to hold the best against, by name; the first one is the paper's.
         paper: where the paper speaks of it.
+        description: markdown, shown in the UI with the experiment and its runs.
         say: told what happens, line by line.
 
     Returns:
@@ -408,7 +410,8 @@ def sweep_distillation(
     steps = config.distill.for_mechanism(mechanism).steps
     # At first a setting's rank says little about its rank at the end.
     sweep = Sweep(store, experiment, name, space, first, directions, config.search, digest, steps // 2, attributes)
-    origin = tracking.provenance(experiment)
+    store.experiment(experiment, description)
+    origin = tracking.provenance(experiment, description)
     sweep.run.set_tags({**tags, "phase": "study", **origin})
     say(f"study {name!r}: {config.search.trials} trials")
 
@@ -436,6 +439,7 @@ def sweep_distillation(
         f"{name}: confirmation",
         {**identity, "study": name, "best": _shown(best.params)},
         {**tags, "phase": "confirmation", "study": name},
+        description=description,
     ) as group:
         rows = []
         for seed in config.confirm_seeds:
@@ -443,7 +447,7 @@ def sweep_distillation(
                 trained = replace(chosen, seed=seed)
                 run_tags = {**tags, "phase": "confirm", "seed": seed}
                 run_name = f"{name}: {label}, seed {seed}"
-                with store.start(experiment, trained, run_name, identity, run_tags, group) as run:
+                with store.start(experiment, trained, run_name, identity, run_tags, group, description) as run:
                     if not run.finished:
                         distil(run, teacher, mechanism, trained, seed, device)
                 rows.append({"setting": label, "seed": seed, metric: run.final[metric], "run_id": run.run_id})

@@ -110,15 +110,21 @@ def code_version(experiment: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def provenance(experiment: str) -> dict[str, object]:
-    """Return the tags that say where a result comes from: code, commit, hardware and versions; see `code_version`."""
-    return {
+def provenance(experiment: str, description: str = "") -> dict[str, object]:
+    """Return the tags that say what a run is and where it comes from: code, commit, hardware and versions.
+
+    Args:
+        experiment: see `code_version`.
+        description: markdown, shown in the UI.
+    """
+    tags = {
         "code_version": code_version(experiment),
         "hardware": hardware(),
         "torch": torch.__version__,
         MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name,
         **_git_tags(),
     }
+    return {**tags, MLFLOW_RUN_NOTE: description} if description else tags
 
 
 def open_store(uri: str | None = None) -> "Store":
@@ -278,12 +284,10 @@ class Store:
         fixed = {
             "config_hash": digest,
             "process": this_process(),
-            **provenance(experiment),
+            **provenance(experiment, description),
         }
         if parent is not None:
             fixed[MLFLOW_PARENT_RUN_ID] = parent.run_id
-        if description:
-            fixed[MLFLOW_RUN_NOTE] = description
         self.set_tags(run.run_id, {**fixed, **tags})
         parameters = [Param(key, str(value)) for key, value in flatten(dataclasses.asdict(config)).items()]
         self.client.log_batch(run.run_id, params=parameters)

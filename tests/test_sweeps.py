@@ -236,6 +236,7 @@ def test_sweep_lambdas_and_its_best_as_a_config_file(
     assert (table["parameters"] > 0).all()
     runs = store.search("sweep_lambdas")
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all("Feeds the notebook" in run.data.tags["mlflow.note.content"] for run in runs)
     phases = [run.data.tags["phase"] for run in runs]
     assert {phase: phases.count(phase) for phase in phases} == {
         "study": 1,
@@ -246,9 +247,7 @@ def test_sweep_lambdas_and_its_best_as_a_config_file(
     best = table.loc[table["iou"].idxmax()]
     trial = store.client.get_run(best["run_id"])
     assert trial.data.tags["mechanism"] == "shape"
-    assert {"code_version", "hardware", "torch"} <= set(
-        trial.data.tags
-    )  # a trial says where it comes from, as a run does
+    assert {"code_version", "hardware", "torch"} <= set(trial.data.tags)  # it says where it comes from, as a run does
     assert {"loss/feature", "heldout/iou", "final/iou", "final/l1"} <= set(trial.data.metrics)
     assert not list((store.folder / "checkpoints").glob("*"))
 
