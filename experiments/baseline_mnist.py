@@ -1,6 +1,6 @@
 """The paper's baseline on MNIST: a CGN whose mechanisms are TinyGANs, trained without a teacher (Sec. 4.2).
 
-    python experiments/baseline_mnist.py                                 three seeds on double-colored MNIST
+    python experiments/baseline_mnist.py                                 on double-colored MNIST, minutes
     python experiments/baseline_mnist.py --dataset digits --seeds 0      no network, no data
 
 It has the students' architecture and the CGN's training: what it lacks beside SKDCGN is the distillation. The paper
@@ -51,7 +51,8 @@ class Config:
 
 
 DEFAULTS = {
-    name: Config(name, scale.cgn, scale.cgn_images, scale.classifier, scale.seeds) for name, scale in MNIST.items()
+    name: Config(name, scale.cgn, scale.cgn_images, scale.classifier, scale.baseline_seeds)
+    for name, scale in MNIST.items()
 }
 
 

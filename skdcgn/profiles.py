@@ -57,6 +57,8 @@ class Scale:
     """Seeds of an experiment whose table needs an interval."""
     student_seeds: tuple[int, ...]
     """Seeds of `mnist_kd`, whose students take long at full and paper."""
+    baseline_seeds: tuple[int, ...]
+    """Seeds of `baseline_mnist`, each a CGN trained from nothing."""
     evaluations: int
     """Held-out evaluations during a training."""
     heldout_per_class: int
@@ -66,14 +68,14 @@ class Scale:
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
 _NATIVE_LOSS = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0, kl=1.0)
 _NATIVE_DISTILL = DistillConfig(
-    steps=6000,
-    texture_steps=2500,
+    steps=3000,
+    texture_steps=2000,
     batch_size=32,
     learning_rate=1.2e-2,
     texture_learning_rate=3e-3,
     betas=(0.9, 0.99),
     schedule="cosine",
-    per_class=2000,
+    per_class=1500,
 )
 
 _PAPER_EPOCHS, _PAPER_EPOCH_STEPS = 30, 10_000 // 64
@@ -116,6 +118,7 @@ MNIST: dict[Profile, Scale] = {
         classifier=ClassifierConfig(epochs=1),
         seeds=(0,),
         student_seeds=(0,),
+        baseline_seeds=(0,),
         evaluations=2,
         heldout_per_class=10,
     ),
@@ -123,18 +126,19 @@ MNIST: dict[Profile, Scale] = {
         student=NATIVE_MNIST,
         distill=_NATIVE_DISTILL,
         loss=_NATIVE_LOSS,
-        ablation=replace(_ABLATION, steps=180, learning_rate=8e-3, per_class=192),
+        ablation=replace(_ABLATION, steps=120, learning_rate=8e-3, per_class=128),
         ablation_loss=LossConfig(lambda_1_decay=0.1),
         ablation_heldout_per_class=20,
-        sweep=replace(_SWEEP, steps=200, per_class=500, warmup=20),
+        sweep=replace(_SWEEP, steps=120, per_class=500, warmup=20),
         sweep_trials=30,
         sweep_evaluations=5,
         sweep_confirm_seeds=(1, 2, 3, 4),
         cgn=CGNTrainingConfig(steps=3000),
-        cgn_images=10_000,
+        cgn_images=8000,
         classifier=ClassifierConfig(epochs=4),
         seeds=(0, 1, 2),
         student_seeds=(0, 1, 2),
+        baseline_seeds=(0,),
         evaluations=5,
         heldout_per_class=100,
     ),
@@ -154,6 +158,7 @@ MNIST: dict[Profile, Scale] = {
         classifier=ClassifierConfig(),
         seeds=(0, 1, 2, 3, 4),
         student_seeds=(0,),
+        baseline_seeds=(0, 1, 2, 3, 4),
         evaluations=10,
         heldout_per_class=500,
     ),
@@ -173,6 +178,7 @@ MNIST: dict[Profile, Scale] = {
         classifier=ClassifierConfig(),
         seeds=(0, 1, 2, 3, 4),
         student_seeds=(0,),
+        baseline_seeds=(0, 1, 2, 3, 4),
         evaluations=_PAPER_EPOCHS,
         heldout_per_class=100,
     ),
@@ -292,7 +298,7 @@ IMAGENET: dict[Profile, ImageNetScale] = {
     "quick": ImageNetScale(
         miniature=True,
         student=NATIVE_MNIST,
-        distill=replace(_NATIVE_DISTILL, steps=1000, texture_steps=1500, texture_learning_rate=8e-3, per_class=500),
+        distill=replace(_NATIVE_DISTILL, steps=800, texture_steps=1200, texture_learning_rate=8e-3, per_class=500),
         loss=_NATIVE_LOSS,
         seeds=(0, 1, 2),
         evaluations=_FIGURE_15,
