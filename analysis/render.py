@@ -132,9 +132,8 @@ def _execute_all(notebooks: Sequence[Path], environment: Mapping[str, str]) -> d
         futures = {path.stem: pool.submit(_execute, path, environment) for path in notebooks}
         try:
             return {name: future.result() for name, future in futures.items()}
-        except InputError:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _execute(path: Path, environment: Mapping[str, str]) -> NotebookNode:
