@@ -126,7 +126,7 @@ MNIST: dict[Profile, Scale] = {
         student=NATIVE_MNIST,
         distill=_NATIVE_DISTILL,
         loss=_NATIVE_LOSS,
-        ablation=replace(_ABLATION, steps=120, learning_rate=8e-3, per_class=128),
+        ablation=replace(_ABLATION, steps=180, learning_rate=8e-3, per_class=192),
         ablation_loss=LossConfig(lambda_1_decay=0.1),
         ablation_heldout_per_class=20,
         sweep=replace(_SWEEP, steps=120, per_class=500, warmup=20),
