@@ -44,6 +44,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield device
+        distributed.barrier()  # a process that leaves while another still talks to it may abort
     finally:
         distributed.destroy_process_group()
 
