@@ -228,7 +228,8 @@ def duration(entries: Sequence[Entry], profile: Profile, slots: int) -> float:
     return max(ends.values(), default=0.0)
 
 
-# glibc would hand memory back after every training step, and fetch it anew for the next: a tenth of the time.
+# glibc would hand memory back after every training step, and fetch it anew for the next: 5 to 14 % of a step on a quiet
+# machine, and most of the suite's system time.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 
 
