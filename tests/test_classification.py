@@ -64,6 +64,26 @@ def test_layers_are_those_of_the_original(size: int) -> None:
     torch.testing.assert_close(model(images), x.mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_first_layers_do_what_they_do_one_by_one(training: bool) -> None:
+    """Outputs, gradients of all weights and running statistics, with a batch norm that scales and shifts."""
+    models = [new_classifier(10, seed=0).double().train(training) for _ in range(2)]
+    for model in models:
+        with torch.no_grad():
+            model.convolutions[0].weight.copy_(torch.tensor([0.5, -2.0, 1.5]))
+            model.convolutions[0].bias.copy_(torch.tensor([1.0, -0.5, 3.0]))
+    images = 3 * torch.randn(6, 3, 32, 32, generator=stream(0, "images"), dtype=torch.float64) + 1
+    outputs = models[0].features(images), models[1].convolutions(images).mean(dim=(2, 3))
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output * torch.arange(64)).sum().backward()
+    named = [dict(model.convolutions.named_parameters()) for model in models]
+    for name, parameter in named[0].items():
+        torch.testing.assert_close(parameter.grad, named[1][name].grad, msg=name)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+    assert models[0].convolutions[0].num_batches_tracked == int(training)
+
+
 def test_evaluation_by_hand() -> None:
     class BrightestChannel(InvariantCNN):
         def forward(self, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
@@ -44,11 +45,34 @@ class InvariantCNN(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the pooled features (B, 64) before the last layer, of images (B, 3, H, W) in [-1, 1]."""
-        return self.convolutions(images).mean(dim=(2, 3))
+        norm, convolution, *others = self.convolutions
+        images = images.contiguous(memory_format=torch.channels_last)  # on a CPU more than twice as fast
+        features = _convolve_normalised(norm, convolution, images)
+        for layer in others:
+            features = layer(features)
+        return features.mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of images (B, 3, H, W) in [-1, 1]."""
         return self.linear(self.features(images))
+
+
+def _convolve_normalised(norm: nn.BatchNorm2d, convolution: nn.Conv2d, images: Tensor) -> Tensor:
+    """Return `convolution(norm(images))`, without the gradient of the convolution's input.
+
+    Only the norm's six weights want that gradient, a fifth of a training step's time on a CPU. Here they scale the
+    kernels instead; the shift comes from a channel of ones, which the convolution pads with zeros as it does images.
+    """
+    if norm.training:
+        norm.num_batches_tracked += 1
+    normalised = F.batch_norm(
+        images, norm.running_mean, norm.running_var, training=norm.training, momentum=norm.momentum, eps=norm.eps
+    )
+    ones = torch.ones_like(normalised[:, :1])
+    scaled = convolution.weight * norm.weight.view(1, -1, 1, 1)
+    shift = (convolution.weight * norm.bias.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
+    kernels = torch.cat([scaled, shift], dim=1)
+    return F.conv2d(torch.cat([normalised, ones], dim=1), kernels, convolution.bias, padding=convolution.padding)
 
 
 Backbone = Literal["resnet50", "small"]
