@@ -326,7 +326,7 @@ def distil_unconstrained(
         runtime: how often to log and to write checkpoints.
         seed: of initial weights and training noise.
         real_images: an ImageFolder (see `real_images.RealBatches`), where the objective has a real-image term.
-        features: for the Fréchet distance to the teacher's images, see `metrics.fidelity`.
+        features: for the Fréchet distance to the teacher's images, see `evaluation.HeldOut`.
         class_embedding: initial class embedding, such as BigGAN's.
 
     Raises:

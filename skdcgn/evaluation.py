@@ -42,10 +42,11 @@ class HeldOut:
             mechanism: what to compare.
             noise: z, (N, noise_dim).
             labels: y, (N,).
-            features: for the Fréchet distance, see `metrics.fidelity`.
+            features: maps RGB images (B, 3, H, W) in [-1, 1] to (B, D), for the Fréchet distance; None leaves it out.
         """
         self.mechanism, self.noise, self.labels, self._features = mechanism, noise, labels, features
         self.teacher = _chunked(lambda z, y: teacher.render(mechanism, z, y), noise, labels, teacher.resolution)
+        self._teacher_features = None if features is None else features(mechanism.to_image(self.teacher, 3))
 
     @classmethod
     def unseen(
@@ -80,6 +81,8 @@ class HeldOut:
             index = torch.linspace(0, len(self.labels) - 1, count).round().long()
         excerpt = copy.copy(self)
         excerpt.noise, excerpt.labels, excerpt.teacher = self.noise[index], self.labels[index], self.teacher[index]
+        if self._teacher_features is not None:
+            excerpt._teacher_features = self._teacher_features[index.numpy()]
         return excerpt
 
     def render(self, student: TinyGANGenerator, count: int | None = None) -> Tensor:
@@ -93,8 +96,13 @@ class HeldOut:
         return fit_resolution(outputs, self.teacher.shape[-1])
 
     def measure(self, student: TinyGANGenerator) -> dict[str, float]:
-        """Return the student's `metrics.fidelity`."""
-        return metrics.fidelity(self.mechanism, self.teacher, self.render(student), self._features)
+        """Return the student's `metrics.fidelity`, and as `frechet` its Fréchet distance where there are features."""
+        outputs = self.render(student)
+        measured = metrics.fidelity(self.mechanism, self.teacher, outputs)
+        if self._features is not None:
+            features = self._features(self.mechanism.to_image(outputs, 3))
+            measured["frechet"] = metrics.frechet_distance(self._teacher_features, features)
+        return measured
 
     def compare(self, student: TinyGANGenerator, samples: int = 10, columns: int = 5) -> np.ndarray:
         """Draw rows of the teacher over rows of the student, as in the paper's figures: (height, width, 3) uint8.

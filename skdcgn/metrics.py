@@ -184,32 +184,20 @@ def intra_class_variation(features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([pdist(features[labels == label]).mean() for label in np.unique(labels)]))
 
 
-def fidelity(
-    mechanism: Mechanism,
-    teacher: Tensor,
-    student: Tensor,
-    features: Callable[[Tensor], np.ndarray] | None = None,
-) -> dict[str, float]:
+def fidelity(mechanism: Mechanism, teacher: Tensor, student: Tensor) -> dict[str, float]:
     """Measure how close a student's outputs are to its teacher's on the same input.
 
     Args:
         mechanism: whose outputs these are.
         teacher: (B, C, H, W), a mask in [0, 1] or images in [-1, 1].
         student: likewise, at the teacher's resolution.
-        features: maps RGB images (B, 3, H, W) to (B, D) for the Fréchet distance; None leaves that out.
 
     Returns:
-        `l1`, `ssim` and `noise_energy` in the [-1, 1] image space; `iou` for masks; `frechet` where `features` is
-        given.
+        `l1`, `ssim` and `noise_energy` in the [-1, 1] image space; `iou` for masks.
     """
     measured = {"iou": mask_iou(teacher, student)} if mechanism is Mechanism.SHAPE else {}
     a, b = mechanism.to_image(teacher, mechanism.channels), mechanism.to_image(student, mechanism.channels)
-    measured |= {"l1": l1(a, b), "ssim": ssim(a, b), "noise_energy": noise_energy(a, b)}
-    if features is not None:
-        measured["frechet"] = frechet_distance(
-            features(mechanism.to_image(teacher, 3)), features(mechanism.to_image(student, 3))
-        )
-    return measured
+    return measured | {"l1": l1(a, b), "ssim": ssim(a, b), "noise_energy": noise_energy(a, b)}
 
 
 class Interval(NamedTuple):

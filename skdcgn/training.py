@@ -164,7 +164,7 @@ def distil(
         recipe: architecture, training and objective of the student.
         seed: of initial weights and training noise.
         device: where to run.
-        features: for the Fréchet distance, see `metrics.fidelity`.
+        features: for the Fréchet distance, see `evaluation.HeldOut`.
         class_embedding: initial class embedding of the student, such as BigGAN's.
         on_evaluation: called with the step and the metrics of each held-out evaluation; it may end the training by
             raising, as a sweep does with optuna.TrialPruned.

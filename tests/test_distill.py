@@ -11,6 +11,7 @@ from skdcgn.distill import DistillConfig, Distiller
 from skdcgn.evaluation import HeldOut
 from skdcgn.losses import LossConfig
 from skdcgn.mechanisms import Mechanism
+from skdcgn.metrics import frechet_distance
 from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.runtime import seeded, stream
 from skdcgn.teachers import FreshBatches, MNISTTeacher
@@ -121,6 +122,16 @@ def test_discriminator_terms_need_a_discriminator(random_teacher: MNISTTeacher) 
     batches = FreshBatches(random_teacher, Mechanism.SHAPE, 4, stream(0, "train"))
     with pytest.raises(ValueError, match="give a discriminator"):
         Distiller(TinyGANGenerator(NATIVE_MNIST), None, batches, 1, CONFIG, LossConfig())
+
+
+def test_frechet_distance_is_between_features_of_teacher_and_student(random_teacher: MNISTTeacher) -> None:
+    student = _distiller(random_teacher).result
+    heldout = HeldOut.unseen(random_teacher, Mechanism.TEXTURE, 2, features=lambda images: images.mean((2, 3)).numpy())
+    for part in (heldout, heldout.excerpt(11)):
+        colours = [images.mean((2, 3)).numpy() for images in (part.teacher, part.render(student))]
+        assert len(colours[0]) == len(part.labels)
+        assert part.measure(student)["frechet"] == pytest.approx(frechet_distance(*colours)) != 0
+    assert "frechet" not in HeldOut.unseen(random_teacher, Mechanism.TEXTURE, 2).measure(student)
 
 
 def test_seen_and_unseen_noise_differ(random_teacher: MNISTTeacher) -> None:
