@@ -68,8 +68,8 @@ class Scale:
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
 _NATIVE_LOSS = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0, kl=1.0)
 _NATIVE_DISTILL = DistillConfig(
-    steps=3000,
-    texture_steps=2000,
+    steps=2200,
+    texture_steps=1500,
     batch_size=32,
     learning_rate=1.2e-2,
     texture_learning_rate=3e-3,
@@ -133,7 +133,7 @@ MNIST: dict[Profile, Scale] = {
         sweep_trials=30,
         sweep_evaluations=5,
         sweep_confirm_seeds=(1, 2, 3, 4),
-        cgn=CGNTrainingConfig(steps=3000),
+        cgn=CGNTrainingConfig(steps=2400),
         cgn_images=8000,
         classifier=ClassifierConfig(epochs=4),
         seeds=(0, 1, 2),
@@ -247,7 +247,7 @@ ROBUSTNESS: dict[Profile, RobustnessScale] = {
         datasets=("double_colored",),
         sources=_SOURCES,
         seeds=(0, 1, 2),
-        images=10_000,
+        images=8000,
         per_mask=2,  # at so few images, more of one mask are too few masks
         classifier=ClassifierConfig(epochs=4, batch_size=32),
         generators=1,
@@ -475,7 +475,7 @@ SHAPE_STUDY: dict[Profile, ShapeScale] = {
         finetune=CGNTrainingConfig(steps=300, lr=5e-4, texture_warmup=0),
         images=2700,
         per_mask=2,
-        classifier=ClassifierConfig(epochs=10, batch_size=32, gamma=0.85),
+        classifier=ClassifierConfig(epochs=8, batch_size=32, gamma=0.85),
         unpermuted_epochs=2,
         two_way_images=300,
         two_way_epochs=3,
