@@ -83,9 +83,15 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(keys, kind="stable").reset_index(drop=True).dropna(axis="columns", how="all")
 
 
-def search_tables(store: Store, experiment: str) -> dict[str, pd.DataFrame]:
-    """Return what a search found, at every profile: its trials, and settings on fresh seeds, by file name."""
-    trials, confirmed = [], []
+def search_tables(store: Store, experiment: str, results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return what a search found, at every profile: its trials, and settings on fresh seeds, by file name.
+
+    Args:
+        store: the run store.
+        experiment: the sweep.
+        results: its runs, from `runs.results`.
+    """
+    trials, confirmed, runs_by_id = [], [], results.set_index("run_id")
     for profile in runs.PROFILES:
         found = sweeps.find(store, experiment, profile)
         if found is None:
@@ -95,7 +101,9 @@ def search_tables(store: Store, experiment: str) -> dict[str, pd.DataFrame]:
         origin = {key: origin.get(key, "") for key in PROVENANCE}
         trials.append(found.trials.drop(columns=["response", "run_id"]).assign(**scope, study=found.name, **origin))
         if found.confirmed is not None:
-            rows = found.confirmed.rename(columns={found.metric: f"final/{found.metric}"}).drop(columns="run_id")
+            rows = found.confirmed.rename(columns={found.metric: f"final/{found.metric}"})
+            steps = runs_by_id.loc[rows.pop("run_id")].apply(runs.steps, axis=1).to_numpy()
+            rows.insert(rows.columns.get_loc("seed"), "steps", steps)
             confirmed.append(rows.assign(**scope, **origin))
     tables = {experiment: trials, f"{experiment}_confirmation": confirmed}
     return {name: _scope_first(pd.concat(parts)) for name, parts in tables.items() if parts}
@@ -111,7 +119,7 @@ def rows_of(store: Store, experiment: str) -> dict[str, pd.DataFrame]:
     results = runs.results(store, experiment)
     if results.empty:
         return {}
-    return search_tables(store, experiment) if "phase" in results else {experiment: table(results)}
+    return search_tables(store, experiment, results) if "phase" in results else {experiment: table(results)}
 
 
 def export(store: Store, output: Path, only: Iterable[str] = (), figures: bool = True) -> list[Path]:

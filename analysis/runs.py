@@ -185,7 +185,7 @@ def main_dataset(store: Store, experiment: str = MNIST_KD) -> str:
 
 
 def steps(run: pd.Series) -> int:
-    """Return the number of training steps of a run of `mnist_kd`."""
+    """Return the number of training steps of a run that trains a student."""
     own = run.get("param/distill.texture_steps", "None")
     return int(run["param/distill.steps"] if own == "None" or run["mechanism"] == "shape" else own)
 

@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from analysis import export
 from analysis import sweeps as drawn
 from experiments import mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli, sweeps, tracking, training
 from skdcgn.errors import InputError
 from skdcgn.losses import LossConfig
+from skdcgn.profiles import MNIST
 from skdcgn.runtime import Interrupted, Runtime
 from skdcgn.sweeps import Report, SearchConfig, Sweep
 from skdcgn.teachers import MNISTTeacher
@@ -275,6 +277,9 @@ def test_sweep_kl_says_how_the_best_fares(
     table = sweeps.table(sweeps.load_study(store, "sweep_kl", study.info.run_name))
     assert table["loss.kl_on"].tolist() == ["pixels", "activations", "image"]
     assert (table["l1"] > 0).all()
+    kept = export.rows_of(store, "sweep_kl")
+    assert len(kept["sweep_kl"]) == 3
+    assert set(kept["sweep_kl_confirmation"]["steps"]) == {MNIST["smoke"].sweep.steps}
     printed = capsys.readouterr().out
     assert "itself" in printed
     assert "no KL: l1" in printed
