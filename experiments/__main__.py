@@ -82,24 +82,24 @@ _IMAGENET = ("imagenet_kd", "baseline_cgn_tinygan")
 
 # Long ones before short ones, where one does not wait for another: at the end no core should be idle for long.
 _EXPERIMENTS = (
-    _script("train_cgn_mnist", _REAL, [(1, 0.5), (1, 4), (1, 15), (1, 60)]),
-    _script("mnist_kd", _DISTILLED, [(4, 0.5), (10, 13), (4, 60), (4, 110)], _TEACHER),
-    _script("baseline_mnist", _REAL, [(2, 0.5), (2, 3), (6, 60), (6, 300)]),
-    _script("imagenet_kd", (), [(7, 0.7), (5, 3), (5, 600), (5, 9000)]),
-    _script("baseline_cgn_tinygan", (), [(4, 0.5), (4, 2), (4, 3000), (4, 30000)]),
-    _script("table1_shape_im", _REAL, [(13, 0.7), (64, 14), (130, 200), (100, 5000)], _TEACHER),
-    _script("ablation_losses", _DISTILLED, [(19, 1), (55, 10), (91, 490), (91, 3200)], _TEACHER),
+    _script("train_cgn_mnist", _REAL, [(1, 0.4), (1, 3), (1, 15), (1, 60)]),
+    _script("mnist_kd", _DISTILLED, [(4, 0.2), (10, 11), (4, 60), (4, 110)], _TEACHER),
+    _script("baseline_mnist", _REAL, [(2, 0.3), (2, 3), (6, 60), (6, 300)]),
+    _script("imagenet_kd", (), [(7, 0.3), (5, 3), (5, 600), (5, 9000)]),
+    _script("baseline_cgn_tinygan", (), [(4, 0.3), (4, 2), (4, 3000), (4, 30000)]),
+    _script("table1_shape_im", _REAL, [(13, 0.3), (64, 10), (130, 170), (100, 4500)], _TEACHER),
+    _script("ablation_losses", _DISTILLED, [(19, 0.7), (55, 9), (91, 490), (91, 3200)], _TEACHER),
     _script(
         "ood_robustness",
         ("--datasets", "{real}"),
-        [(8, 1), (17, 10), (40, 400), (40, 600)],
+        [(8, 0.7), (17, 7), (40, 300), (40, 450)],
         (*_TEACHER, "mnist_kd", "baseline_mnist"),
     ),
-    _script("kl_convergence", _DISTILLED, [(10, 0.7), (28, 6), (46, 250), (46, 1600)], _TEACHER),
-    _script("sweep_kl", _DISTILLED, [(17, 0.7), (48, 6), (122, 260), (52, 1700)], _TEACHER),
-    _script("sweep_lambdas", _DISTILLED, [(11, 0.5), (40, 5), (112, 230), (42, 1300)], _TEACHER),
-    _script("noise_pairing", _DISTILLED, [(7, 0.5), (19, 4), (31, 100), (31, 1000)], _TEACHER),
-    _script("imagenet_ood", (), [(5, 1), (13, 3), (13, 9000), (13, 9000)], _IMAGENET),
+    _script("kl_convergence", _DISTILLED, [(10, 0.7), (28, 5), (46, 250), (46, 1600)], _TEACHER),
+    _script("sweep_kl", _DISTILLED, [(17, 0.3), (48, 5), (122, 260), (52, 1700)], _TEACHER),
+    _script("sweep_lambdas", _DISTILLED, [(11, 0.2), (40, 4), (112, 230), (42, 1300)], _TEACHER),
+    _script("noise_pairing", _DISTILLED, [(7, 0.3), (19, 3), (31, 100), (31, 1000)], _TEACHER),
+    _script("imagenet_ood", (), [(5, 0.2), (13, 2), (13, 9000), (13, 9000)], _IMAGENET),
 )
 
 PLAN = (

@@ -68,8 +68,8 @@ class Scale:
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
 _NATIVE_LOSS = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0, kl=1.0)
 _NATIVE_DISTILL = DistillConfig(
-    steps=2200,
-    texture_steps=1500,
+    steps=3000,
+    texture_steps=2000,
     batch_size=32,
     learning_rate=1.2e-2,
     texture_learning_rate=3e-3,
