@@ -475,7 +475,7 @@ SHAPE_STUDY: dict[Profile, ShapeScale] = {
         finetune=CGNTrainingConfig(steps=300, lr=5e-4, texture_warmup=0),
         images=2700,
         per_mask=2,
-        classifier=ClassifierConfig(epochs=8, batch_size=32, gamma=0.85),
+        classifier=ClassifierConfig(epochs=10, batch_size=32, gamma=0.85),
         unpermuted_epochs=2,
         two_way_images=300,
         two_way_epochs=3,
