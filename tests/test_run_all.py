@@ -91,6 +91,8 @@ def test_duration_of_steps_side_by_side() -> None:
     assert suite.duration([first, second, third], "quick", 2) == 4
     assert suite.duration([first, second], "quick", 2) == 2
     assert suite.duration([third], "quick", 2) == 2
+    fourth = entry("d")
+    assert suite.duration([first, third, second, fourth], "quick", 2) == 4  # while the third waits, others run
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(
