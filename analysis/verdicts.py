@@ -384,8 +384,8 @@ def _overfits(intervention: str) -> Rule:
     """Predict high accuracy in training and little in test, with masks modified so (Table 1).
 
     Each reading of the protocol is a finding. With the digit's own labels colour gives the digit away, whatever the
-    mask: those are shown for comparison. A low accuracy in training counts against the prediction only where the
-    unmodified masks were learnt: else the classifiers saw too little to tell.
+    mask: those are shown for comparison. Nothing counts against the prediction where not even the unmodified masks were
+    learnt: there the classifiers saw too little to tell.
     """
 
     def rule(evidence: Evidence) -> list[Finding]:
@@ -401,7 +401,7 @@ def _overfits(intervention: str) -> Rule:
             holds = False if False in sides else True if all(sides) else None
             control = shape_study.values(shown, protocol, "none", "train_accuracy").tolist()
             learnt = bool(control) and _holds(control, "above", paper.LEARNT)
-            if sides[0] is False and sides[1] is not False and not learnt:
+            if holds is False and not learnt:
                 holds = None
             text = f"{protocol}: train {style.interval_text(train)}, test {style.interval_text(test)}"
             origin = _origin(_of(shown, protocol, intervention), len(train))
