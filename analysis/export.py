@@ -102,7 +102,8 @@ def search_tables(store: Store, experiment: str, results: pd.DataFrame) -> dict[
         trials.append(found.trials.drop(columns=["response", "run_id"]).assign(**scope, study=found.name, **origin))
         if found.confirmed is not None:
             rows = found.confirmed.rename(columns={found.metric: f"final/{found.metric}"})
-            steps = runs_by_id.loc[rows.pop("run_id")].apply(runs.steps, axis=1).to_numpy()
+            rows = rows[rows["run_id"].isin(runs_by_id.index)]  # without runs that were deleted since
+            steps = [runs.steps(runs_by_id.loc[run_id]) for run_id in rows.pop("run_id")]
             rows.insert(rows.columns.get_loc("seed"), "steps", steps)
             confirmed.append(rows.assign(**scope, **origin))
     tables = {experiment: trials, f"{experiment}_confirmation": confirmed}

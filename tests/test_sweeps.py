@@ -280,6 +280,10 @@ def test_sweep_kl_says_how_the_best_fares(
     kept = export.rows_of(store, "sweep_kl")
     assert len(kept["sweep_kl"]) == 3
     assert set(kept["sweep_kl_confirmation"]["steps"]) == {MNIST["smoke"].sweep.steps}
+    for count, run_id in enumerate(confirmed.drop_duplicates("run_id")["run_id"], start=1):
+        store.client.delete_run(run_id)
+        left = export.rows_of(store, "sweep_kl")["sweep_kl_confirmation"]
+        assert len(left) == (~confirmed["run_id"].isin(confirmed["run_id"].unique()[:count])).sum()
     printed = capsys.readouterr().out
     assert "itself" in printed
     assert "no KL: l1" in printed
