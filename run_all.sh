@@ -23,7 +23,7 @@ What is finished is not run again; what was interrupted is resumed by the same c
 The first call sets up .venv in this folder: from Python 3.11 to 3.14, or else from conda, mamba or micromamba; about 7 GB
 on Linux. Environment variables:
   SKDCGN_PYTHON     a Python that has the dependencies already: nothing is set up then
-  SKDCGN_DATA_DIR   folder with data and weights of your own (python -m skdcgn.weights lists what is looked for)
+  SKDCGN_DATA_DIR   folder with data and weights of your own (python -m skdcgn weights lists what is looked for)
   SKDCGN_CACHE_DIR  where downloads go, by default the user's cache folder
   SKDCGN_OFFLINE=1  never download data or weights
 TEXT

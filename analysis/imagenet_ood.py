@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import baseline, runs, style
-from analysis.tables import Table
+from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
+from analysis.frame import style, view
+from analysis.frame.table import Table
+from skdcgn.measure.statistics import mean_interval
 from skdcgn.mechanisms import Mechanism
-from skdcgn.metrics import mean_interval
-from skdcgn.tracking import Store
+from skdcgn.runs.store import Store
 
 EXPERIMENT = "imagenet_ood"
 
@@ -97,7 +98,7 @@ def figure(store: Store, profile: str | None = None) -> Figure:
     shown = chosen(store, profile)
     title = "What the heads of CGN's invariant ensemble look at, by the source of counterfactuals"
     if all(of_runs.empty for of_runs in shown.values()):
-        return style.gap(title, runs.command(EXPERIMENT, profile=profile))
+        return style.gap(title, view.command(EXPERIMENT, profile=profile))
     caption = f"Mean over seeds, 95 % interval where there are several. {' '.join(_origins(shown))}"
     panels = {
         "in9_mixed_rand": ("IN-9 mixed-rand: accuracy ↑", "%"),
@@ -121,12 +122,12 @@ def figure(store: Store, profile: str | None = None) -> Figure:
 
 def chosen(store: Store, profile: str | None = None) -> dict[str, pd.DataFrame]:
     """Return the runs of each source that table and figure show, all of one profile, ordered by seed."""
-    finished = runs.finished_runs(store, EXPERIMENT)
+    finished = view.finished_runs(store, EXPERIMENT)
     if not finished.empty:
-        finished = runs.widest(finished, profile)
+        finished = view.widest(finished, profile)
         if (finished["dataset"] == "imagenet").any():  # the real one, where it was ever run
             finished = finished[finished["dataset"] == "imagenet"]
-    return {source: runs.newest(finished, {"source": source}, profile) for source in SOURCES}
+    return {source: view.newest(finished, {"source": source}, profile) for source in SOURCES}
 
 
 def _cell(shown: pd.DataFrame, metric: str, source: str, profile: str | None) -> dict[str, object]:
@@ -136,7 +137,7 @@ def _cell(shown: pd.DataFrame, metric: str, source: str, profile: str | None) ->
     if values:
         return cell | mean_interval(values)._asdict() | {"text": style.interval_text(values, ".1f", 100)}
     if shown.empty:
-        command = f"{runs.command(EXPERIMENT, profile=profile)} --sources {source}"
+        command = f"{view.command(EXPERIMENT, profile=profile)} --sources {source}"
         return cell | {"command": command, "text": "no finished run"}
     return cell | {"text": "no such decision" if "shape_bias" in metric else "not measured"}
 
@@ -156,7 +157,7 @@ def _draw(axes: Axes, shown: Mapping[str, pd.DataFrame], metric: str, offset: fl
 
 def _remark(shown: Mapping[str, pd.DataFrame]) -> str:
     """Say for a title in what way the runs are less than the real experiment."""
-    notes = [runs.stand_in_note(of_runs.iloc[0]) for of_runs in shown.values() if len(of_runs)]
+    notes = [view.stand_in_note(of_runs.iloc[0]) for of_runs in shown.values() if len(of_runs)]
     notes = [note for note in dict.fromkeys(notes) if note]
     return f" ({'; '.join(notes)})" if notes else ""
 
@@ -193,10 +194,10 @@ def fidelity(store: Store, profile: str | None = None) -> Table:
             masks of the students.
         profile: of the runs; by default the first of `runs.PROFILES` that has any.
     """
-    finished = runs.finished_runs(store, baseline.EXPERIMENT)
+    finished = view.finished_runs(store, baseline_cgn_tinygan_figures.EXPERIMENT)
     shown = {
-        source: runs.newest(finished, {"stage": "counterfactuals", "source": source}, profile)
-        for source in baseline.SOURCES
+        source: view.newest(finished, {"stage": "counterfactuals", "source": source}, profile)
+        for source in baseline_cgn_tinygan_figures.SOURCES
     }
     rows = [("counterfactuals", "frechet_counterfactual", *_FIDELITY["frechet"])]
     rows += [("counterfactuals", "frechet_real", "Fréchet distance to real images ↓", ".2f", 1.0)]
@@ -210,14 +211,22 @@ def fidelity(store: Store, profile: str | None = None) -> Table:
         if not any(found.values()) and metric.startswith(("peak", "frechet_real")):
             continue  # measured on a GPU only, and where there are real images
         for source, values in found.items():
-            place = {"part": part, "quantity": title, "metric": metric, "source": baseline.SOURCES[source]}
+            place = {
+                "part": part,
+                "quantity": title,
+                "metric": metric,
+                "source": baseline_cgn_tinygan_figures.SOURCES[source],
+            }
             cell = {"n": 0, "command": "", "text": "not measured"}
             if values and metric.startswith(_COUNTED):
                 cell |= {"mean": values[0], "n": len(values), "text": format(values[0] * scale, form)}
             elif values:
                 cell |= mean_interval(values)._asdict() | {"text": style.interval_text(values, form, scale)}
             elif shown[source].empty:
-                cell |= {"command": baseline.command("counterfactuals", profile), "text": "no finished run"}
+                cell |= {
+                    "command": baseline_cgn_tinygan_figures.command("counterfactuals", profile),
+                    "text": "no finished run",
+                }
             cells.append(place | cell)
     cells += _mask_iou(store, profile)
     measured = [of_runs.iloc[0] for of_runs in shown.values() if len(of_runs)]
@@ -239,18 +248,18 @@ def fidelity(store: Store, profile: str | None = None) -> Table:
 
 def _mask_iou(store: Store, profile: str | None) -> list[dict[str, object]]:
     """The row of the students' masks: only they have a target."""
-    finished = runs.finished_runs(store, "imagenet_kd")
-    students = runs.newest(finished, {"mechanism": Mechanism.SHAPE.value}, profile)
+    finished = view.finished_runs(store, "imagenet_kd")
+    students = view.newest(finished, {"mechanism": Mechanism.SHAPE.value}, profile)
     values = _values(students, "final/iou")
     place = {"part": Mechanism.SHAPE.value, "quantity": "mask IoU with the CGN's ↑", "metric": "iou"}
-    missing = {"n": 0, "command": runs.command("imagenet_kd", profile=profile), "text": "no finished run"}
+    missing = {"n": 0, "command": view.command("imagenet_kd", profile=profile), "text": "no finished run"}
     measured = missing if not values else mean_interval(values)._asdict() | {"text": style.interval_text(values)}
     texts = {"cgn": "reference", "baseline": "no target"}
     return [
         place | {"source": title, "n": 0, "command": "", "text": texts.get(source, "")}
         if source in texts
         else place | {"source": title, "command": ""} | measured
-        for source, title in baseline.SOURCES.items()
+        for source, title in baseline_cgn_tinygan_figures.SOURCES.items()
     ]
 
 
@@ -259,4 +268,4 @@ def _values(shown: pd.DataFrame, metric: str) -> list[float]:
 
 
 def _stand_in(run: pd.Series) -> str:
-    return "stand-in: a miniature at 32x32, not ImageNet" if run["stand_in"] else runs.stand_in_note(run)
+    return "stand-in: a miniature at 32x32, not ImageNet" if run["stand_in"] else view.stand_in_note(run)

@@ -15,11 +15,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-from analysis import runs, style
+from analysis.frame import style, view
+from analysis.frame.table import Listing
 from skdcgn.errors import InputError
-from skdcgn.metrics import mean_interval
-from skdcgn.sweeps import Direction, compare, load_study, table
-from skdcgn.tracking import Store
+from skdcgn.measure.statistics import mean_interval
+from skdcgn.recipes.sweep import compare
+from skdcgn.runs.search import Direction, load_study, table
+from skdcgn.runs.store import Store
 
 _LABELS = {"iou": "held-out mask IoU ↑", "l1": "held-out L1 ↓", "parameters": "student's parameters ↓"}
 _NAMES = {
@@ -67,7 +69,7 @@ def find(store: Store, experiment: str, profile: str | None = None, objectives: 
     Args:
         store: the run store.
         experiment: the sweep.
-        profile: of the study; by default the first of `runs.PROFILES` that has one.
+        profile: of the study; by default the first of `view.PROFILES` that has one.
         objectives: how many of them the study has.
 
     Raises:
@@ -79,7 +81,7 @@ def find(store: Store, experiment: str, profile: str | None = None, objectives: 
         for run in store.search(experiment)
         if run.data.tags.get("phase") == "study"
     ]
-    studies = runs.widest(pd.DataFrame(rows, columns=["run_id", "name", "profile", "tags"]), profile)
+    studies = view.widest(pd.DataFrame(rows, columns=["run_id", "name", "profile", "tags"]), profile)
     plain = studies["tags"].map(lambda tags: tags.get("overrides", "none") == "none").astype(bool)
     for _, row in pd.concat([studies[plain], studies[~plain]]).iterrows():
         study = load_study(store, experiment, row["name"])
@@ -133,7 +135,7 @@ def importance(store: Store, experiment: str, profile: str | None = None, resamp
     Args:
         store: the run store.
         experiment: the sweep.
-        profile: of the study; by default the first of `runs.PROFILES` that has one.
+        profile: of the study; by default the first of `view.PROFILES` that has one.
         resamples: of the bootstrap.
     """
     title = f"Importance of the parameters, {_SEARCHES[experiment]}"
@@ -283,7 +285,7 @@ def pareto_front(store: Store, experiment: str = "sweep_lambdas", profile: str |
     title = "Fidelity against size"
     found = find(store, experiment, profile, objectives=2)
     if found is None:
-        command = f"{runs.command(experiment, profile=profile)} --widths 8 12 16 24"
+        command = f"{view.command(experiment, profile=profile)} --widths 8 12 16 24"
         return style.gap(f"{title} ({experiment})", command, "No search of the student's width in the store.")
     caption = f"Dots: completed trials; line: the Pareto front. {_provenance(found)}"
     figure, (axes,) = style.plots(1, _titled(title, found), caption)
@@ -458,16 +460,26 @@ def _limit(axes: Axes, found: Found) -> None:
 
 
 def _titled(title: str, found: Found) -> str:
-    dataset = runs.dataset_title(found.tags["dataset"])
-    note = runs.stand_in_note(pd.Series({**found.tags, "stand_in": found.tags["stand_in"] == "true"}))
+    dataset = view.dataset_title(found.tags["dataset"])
+    note = view.stand_in_note(pd.Series({**found.tags, "stand_in": found.tags["stand_in"] == "true"}))
     return f"{title}: {found.tags['mechanism']} student, {dataset}" + (f" ({note})" if note else "")
 
 
 def _gap(title: str, experiment: str, profile: str | None, missing: str = "No study in the store.") -> Figure:
-    return style.gap(f"{title} ({experiment})", runs.command(experiment, profile=profile), missing)
+    return style.gap(f"{title} ({experiment})", view.command(experiment, profile=profile), missing)
 
 
 def _provenance(found: Found) -> str:
     states = found.trials["state"].value_counts()
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     return f"Study {found.name} (run {found.run_id[:8]}): {counts}; teacher: {found.tags['teacher']}."
+
+
+def best_trials_table(store: Store, experiment: str) -> Listing:
+    """Return the best trials of a search beside the one with the paper's values."""
+    trials = best_trials(store, experiment).reset_index()
+    return Listing(
+        f"Best trials of {experiment}, and the first, which has the paper's values",
+        trials.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value),
+        (verdict(store, experiment),),
+    )

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from benchmarks.published_step import PublishedDiscriminator, PublishedGenerator, PublishedTraining
 from benchmarks.timing import Machine, alternate, compare, report
-from skdcgn import cli, runtime
-from skdcgn.distill import DistillConfig, Distiller
+from skdcgn import cli, randomness, runtime
 from skdcgn.errors import InputError
-from skdcgn.losses import LossConfig
-from skdcgn.models.tinygan import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.teachers import Records
+from skdcgn.tinygan.distillation import DistillConfig, Distiller
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.records import Records
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main(config: Config) -> list[dict[str, object]]:
             "the published step knows no label embedding at the input: give --student.label-input one_hot or none."
         )
     device = config.runtime.setup()
-    with runtime.seeded(config.seed, "benchmark"):
+    with randomness.seeded(config.seed, "benchmark"):
         generator = TinyGANGenerator(config.student)
         discriminator = TinyGANDiscriminator(config.student, config.discriminator_width)
     batch = _batch(config, device)
@@ -70,7 +70,7 @@ def main(config: Config) -> list[dict[str, object]]:
 
 
 def _batch(config: Config, device: torch.device) -> Records:
-    random = runtime.stream(config.seed, "benchmark batch")
+    random = randomness.stream(config.seed, "benchmark batch")
     student, size = config.student, config.batch_size
     noise = torch.randn(size, student.noise_dim, generator=random)
     labels = torch.randint(student.num_classes, (size,), generator=random)

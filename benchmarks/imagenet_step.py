@@ -27,22 +27,23 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Machine, alternate, describe
-from skdcgn import cli, runtime
-from skdcgn.distill import DistillConfig, Distiller
-from skdcgn.imagenet import ImageNetTeacher
-from skdcgn.losses import LossConfig
+from skdcgn import cli, randomness
+from skdcgn import files as project_files
+from skdcgn.cgn.imagenet import CGN_256, MINIATURE, PARTS_OF, ImageNetCGN
+from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_imagenet import CGN_256, MINIATURE, PARTS_OF, ImageNetCGN
-from skdcgn.models.tinygan import (
+from skdcgn.runtime import Precision
+from skdcgn.tinygan.distillation import DistillConfig, Distiller
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import (
     NATIVE_MNIST,
     PUBLISHED_IMAGENET,
     TinyGANConfig,
     TinyGANDiscriminator,
     TinyGANGenerator,
 )
-from skdcgn.runtime import Precision
-from skdcgn.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
-from skdcgn.teachers import Records, draw_records
+from skdcgn.tinygan.records import Records, draw_records
+from skdcgn.tinygan.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
 
 _EPOCHS, _RECORDS = 30, 1_000_000  # the paper's training of one mechanism
 
@@ -79,7 +80,7 @@ def main(config: Config) -> list[dict[str, object]]:
     device, mechanism = config.runtime.setup(), Mechanism(config.mechanism)
     teacher = random_teacher(config, mechanism, device)
     distiller = random_distiller(config, mechanism, device)
-    random = runtime.stream(config.seed, "benchmark", device=device)
+    random = randomness.stream(config.seed, "benchmark", device=device)
     labels = torch.arange(config.batch_size, device=device) % teacher.num_classes
     render = partial(draw_records, teacher, mechanism, labels, random)
     update = partial(distiller.update, render())
@@ -114,7 +115,7 @@ def main(config: Config) -> list[dict[str, object]]:
     print("\n".join(f"{name:22} {value}" for name, value in {**machine, **shared}.items()))
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     if config.out is not None:
-        with runtime.atomic_path(config.out) as path:
+        with project_files.atomic_path(config.out) as path:
             pd.DataFrame([row | shared | machine for row in rows]).to_csv(path, index=False)
     return [row | shared for row in rows]
 
@@ -140,7 +141,7 @@ def trade(seconds: dict[str, float]) -> dict[str, float]:
 def random_teacher(config: Config, mechanism: Mechanism, device: torch.device) -> ImageNetTeacher:
     """Return a teacher with random weights that has this mechanism's parts alone."""
     architecture = CGN_256 if config.size == "full" else MINIATURE
-    cgn = ImageNetCGN(architecture, runtime.stream(config.seed, "benchmark"), PARTS_OF[mechanism])
+    cgn = ImageNetCGN(architecture, randomness.stream(config.seed, "benchmark"), PARTS_OF[mechanism])
     frozen = cgn.eval().requires_grad_(False)
     return ImageNetTeacher(
         lambda _: frozen, architecture, "random weights", "", device=device, precision=config.teacher_precision
@@ -153,7 +154,7 @@ def random_distiller(config: Config, mechanism: Mechanism, device: torch.device)
     student = student.for_mechanism(mechanism)
     steps = 10 * (config.warmup + config.repeats)
     distill = DistillConfig(steps=steps, batch_size=config.batch_size, precision=config.precision)
-    with runtime.seeded(config.seed, "benchmark"):
+    with randomness.seeded(config.seed, "benchmark"):
         networks = TinyGANGenerator(student), TinyGANDiscriminator(student, distill.discriminator_width)
     # Every step is handed the same batch.
     return Distiller(*networks, iter(()), epoch_steps=steps, config=distill, loss=LossConfig(), device=device)
@@ -186,7 +187,9 @@ def storage(
 
     write()
     opened = TeacherSet(folder, (0,))
-    return write, partial(next, StoredBatches(opened, config.batch_size, runtime.stream(config.seed, "read"), device))
+    return write, partial(
+        next, StoredBatches(opened, config.batch_size, randomness.stream(config.seed, "read"), device)
+    )
 
 
 def matrix_product(device: torch.device) -> float:

@@ -17,12 +17,14 @@ import tyro
 from torch import Tensor
 
 from benchmarks.timing import Machine, alternate, compare, report
-from skdcgn import cli, metrics, runtime
+from skdcgn import cli, randomness
+from skdcgn.cgn.mnist import CGN
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.counterfactuals.students import render
+from skdcgn.data.labels import balanced_labels
+from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.models.tinygan import NATIVE_MNIST, PUBLISHED_MNIST, TinyGANGenerator
-from skdcgn.students import render
-from skdcgn.teachers import MNISTTeacher, balanced_labels
+from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST, TinyGANGenerator
 
 STUDENTS = {"native student": NATIVE_MNIST, "published student": PUBLISHED_MNIST}
 
@@ -47,21 +49,21 @@ class Config:
 def main(config: Config) -> list[dict[str, object]]:
     """Measure, print the table and return its rows."""
     device = config.runtime.setup()
-    with runtime.seeded(config.seed, "benchmark"):
+    with randomness.seeded(config.seed, "benchmark"):
         teacher = MNISTTeacher(CGN(), "random weights", sha256="", stand_in=True, device=device)
     rows = []
     for mechanism in Mechanism:
-        with runtime.seeded(config.seed, "benchmark", mechanism):
+        with randomness.seeded(config.seed, "benchmark", mechanism):
             students = {name: TinyGANGenerator(student.for_mechanism(mechanism)) for name, student in STUDENTS.items()}
         sources: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"teacher": partial(teacher.render, mechanism)}
         parameters = {"teacher": teacher.parameters(mechanism)}
         for name, student in students.items():
             sources[name] = partial(render, student.to(device).eval(), mechanism)
-            parameters[name] = metrics.parameters(student)
-        random = runtime.stream(config.seed, "benchmark", mechanism)
+            parameters[name] = cost.parameters(student)
+        random = randomness.stream(config.seed, "benchmark", mechanism)
         noise = teacher.sample_noise(max(config.batch_sizes), random).to(device)
         labels = balanced_labels(len(noise), teacher.num_classes)[: len(noise)].to(device)
-        macs = {name: metrics.macs(partial(source, noise[:1], labels[:1])) for name, source in sources.items()}
+        macs = {name: cost.macs(partial(source, noise[:1], labels[:1])) for name, source in sources.items()}
         for size in config.batch_sizes:
             calls = {name: partial(source, noise[:size], labels[:size]) for name, source in sources.items()}
             seconds = alternate(calls, config.repeats, config.warmup, device)

@@ -16,11 +16,12 @@ import torch
 import tyro
 
 from benchmarks.timing import Machine, alternate, compare, report
-from skdcgn import cli, runtime
+from skdcgn import cli, randomness
+from skdcgn.cgn.mnist import CGN
+from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
-from skdcgn.teachers import FreshBatches, MNISTTeacher
+from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def main(config: Config) -> list[dict[str, object]]:
     teacher, writer = _teacher(config.seed, device), _teacher(config.seed, torch.device("cpu"))
     rows = []
     for mechanism in Mechanism:
-        random = partial(runtime.stream, config.seed, "benchmark", mechanism)
+        random = partial(randomness.stream, config.seed, "benchmark", mechanism)
         with tempfile.TemporaryDirectory() as folder:
             for _ in TeacherSet.write(Path(folder), writer, TeacherSetConfig(mechanism, config.per_class, config.seed)):
                 pass
@@ -66,7 +67,7 @@ def main(config: Config) -> list[dict[str, object]]:
 
 
 def _teacher(seed: int, device: torch.device) -> MNISTTeacher:
-    with runtime.seeded(seed, "benchmark"):
+    with randomness.seeded(seed, "benchmark"):
         return MNISTTeacher(CGN(), "random weights", sha256="", stand_in=True, device=device)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from skdcgn import files as project_files
 from skdcgn import runtime
 
 _RESAMPLES = 2000
@@ -115,5 +116,5 @@ def report(rows: Sequence[Mapping[str, object]], device: torch.device, out: Path
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
     if out is not None:
-        with runtime.atomic_path(out) as path:
+        with project_files.atomic_path(out) as path:
             pd.DataFrame([{**row, **machine} for row in rows]).to_csv(path, index=False)

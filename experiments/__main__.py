@@ -22,10 +22,12 @@ from typing import IO, Literal, NamedTuple, get_args
 import tyro
 from tqdm import tqdm
 
-from skdcgn import cli, data, tracking, weights
-from skdcgn.errors import InputError
-from skdcgn.profiles import Profile
-from skdcgn.runtime import Interrupted, Interruption
+from skdcgn import cli
+from skdcgn.data import mnist, weights
+from skdcgn.errors import InputError, Interrupted
+from skdcgn.recipes.profiles import Profile
+from skdcgn.runs import store as run_store
+from skdcgn.runs.interruption import Interruption
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "analysis" / "output" / "report.html"
@@ -106,7 +108,7 @@ PLAN = (
     *_EXPERIMENTS,
     Entry(
         "report",
-        ("-m", "analysis.render"),
+        ("-m", "analysis.report.render"),
         dict.fromkeys(get_args(Profile), Estimate(0, 1)),
         tuple(entry.name for entry in _EXPERIMENTS),
     ),
@@ -171,7 +173,7 @@ def main(config: Config) -> None:
     if config.dry_run:
         _say_plan(entries, config.profile, datasets)
         return
-    store = tracking.open_store()
+    store = run_store.open_store()
     with Interruption() as interruption:
         results = run(entries, config, datasets, store, interruption)
     _say_summary(entries, results, store)
@@ -211,7 +213,7 @@ def choose_datasets(requested: str) -> Datasets:
     except InputError as error:
         teacher = f"the teacher in the package, trained here, because {error}"
     try:
-        reason = f"double_colored with {teacher}; MNIST at {data.mnist_folder()}"
+        reason = f"double_colored with {teacher}; MNIST at {mnist.mnist_folder()}"
         return Datasets("double_colored", "double_colored", reason)
     except InputError as error:
         reason = f"double_colored with {teacher}; scikit-learn's digits where real images are needed, because {error}"
@@ -255,7 +257,7 @@ class _Step:
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._output, "stderr": self._output}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **streams)
 
-    def result(self, store: tracking.Store, interrupted: bool) -> Result | None:
+    def result(self, store: run_store.Store, interrupted: bool) -> Result | None:
         """Tell how it ended; None while it runs."""
         code = self.process.poll()
         if code is None:
@@ -274,7 +276,7 @@ class _Step:
 
 
 def run(
-    entries: Sequence[Entry], config: Config, datasets: Datasets, store: tracking.Store, interruption: Interruption
+    entries: Sequence[Entry], config: Config, datasets: Datasets, store: run_store.Store, interruption: Interruption
 ) -> list[Result]:
     """Run entries, several at a time, and tell how they ended, in the order in which they did."""
     waiting, running, results = list(entries), list[_Step](), list[Result]()
@@ -306,7 +308,7 @@ def run(
     return results
 
 
-def _start(entry: Entry, entries: Sequence[Entry], config: Config, datasets: Datasets, store: tracking.Store) -> _Step:
+def _start(entry: Entry, entries: Sequence[Entry], config: Config, datasets: Datasets, store: run_store.Store) -> _Step:
     """Start an entry; where several run at a time, its output goes to a file."""
     log = None
     if config.slots > 1:
@@ -320,7 +322,7 @@ def _start(entry: Entry, entries: Sequence[Entry], config: Config, datasets: Dat
     return _Step(entry, command, _finished(entry, store), log)
 
 
-def _finished(entry: Entry, store: tracking.Store) -> set[str]:
+def _finished(entry: Entry, store: run_store.Store) -> set[str]:
     """Return the ids of the finished runs of an entry's experiment."""
     return {run.info.run_id for run in store.search(entry.name, "attributes.status = 'FINISHED'")}
 
@@ -348,7 +350,7 @@ def _say_plan(entries: Sequence[Entry], profile: Profile, datasets: Datasets) ->
     _say("Runs that are finished are skipped. This was a dry run: nothing was run.")
 
 
-def _say_summary(entries: Sequence[Entry], results: Sequence[Result], store: tracking.Store) -> None:
+def _say_summary(entries: Sequence[Entry], results: Sequence[Result], store: run_store.Store) -> None:
     width = max(len(entry.name) for entry in entries)
     _say("\nsummary")
     for result in results:

@@ -14,12 +14,13 @@ from typing import Literal
 import pandas as pd
 
 from experiments import train_cgn_mnist
-from skdcgn import cli, runtime, tracking
-from skdcgn.metrics import digit_features
-from skdcgn.profiles import MNIST
-from skdcgn.studies import Study, StudyConfig
-from skdcgn.training import distil
-from skdcgn.variants import APPENDIX_D
+from skdcgn import cli, runtime
+from skdcgn.classifiers.features import digit_features
+from skdcgn.recipes.profiles import MNIST
+from skdcgn.recipes.student import distil
+from skdcgn.recipes.study import Study, StudyConfig
+from skdcgn.runs import store as run_store
+from skdcgn.tinygan.variants import APPENDIX_D
 
 DESCRIPTION = """The objectives of Appendix D against the plain one, seed by seed: held-out fidelity and noise energy
 (high-frequency content against the teacher's) by step. Feeds **Figures 12, 13, 14 and 16**."""
@@ -57,7 +58,7 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every student that is not there yet; return final metrics, a row for each (mechanism, variant, seed)."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
     variants = list(APPENDIX_D) if config.variant == "all" else [config.variant]
     tags = {"source": "skdcgn", "paper": "Sec. 4.4, Appendix D"}

@@ -17,17 +17,25 @@ from typing import Literal
 import pandas as pd
 from tqdm import tqdm
 
-from skdcgn import baseline, cli, miniature_data, runtime, tracking
-from skdcgn.baseline import CGNRecipe, CounterfactualRecipe, TinyGANImageNetCGN, TinyGANRecipe
-from skdcgn.imagenet import ImageNetTeacher
-from skdcgn.inception import extractor
-from skdcgn.models.published import load_generator
-from skdcgn.models.tinygan import TinyGANGenerator, load_class_embedding
-from skdcgn.profiles import BASELINE, IMAGENET, Profile
+from skdcgn import cli, runtime
+from skdcgn.cgn import baseline
+from skdcgn.cgn import teachers as cgn_teachers
+from skdcgn.cgn.baseline import TinyGANImageNetCGN
+from skdcgn.cgn.teachers import ImageNetTeacher
+from skdcgn.data import miniature as miniature_data
+from skdcgn.files import sha256
+from skdcgn.measure.features import extractor
+from skdcgn.mechanisms import Teacher
+from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
+from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, CounterfactualRecipe, TinyGANRecipe
+from skdcgn.recipes.profiles import BASELINE, IMAGENET, Profile
+from skdcgn.recipes.student import teacher_tags
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
-from skdcgn.teachers import Teacher
-from skdcgn.training import teacher_tags
-from skdcgn.weights import sha256
+from skdcgn.tinygan.networks import TinyGANGenerator, load_class_embedding
+from skdcgn.tinygan.published import load_generator
 
 DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3 and C).
 Stage `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside it."""
@@ -106,17 +114,17 @@ class Stages:
     """One start of the script: what its stages have in common."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.device, self.store = config, runtime.setup(config.runtime), tracking.open_store()
+        self.config, self.device, self.store = config, runtime.setup(config.runtime), run_store.open_store()
         miniature = IMAGENET[config.profile].miniature
         truncation = config.cgn.training.truncation
-        self.parts = baseline.load_parts(
+        self.parts = cgn_teachers.load_parts(
             config.teacher, config.biggan, config.u2net, miniature, truncation, self.device
         )
         self.teacher, self.reference = self.parts.teacher, self.parts.reference
         self.extract = extractor(self.reference.resolution, self.device)
         self.tags = {
             **teacher_tags(config.profile, "miniature" if self.reference.stand_in else "imagenet", self.reference),
-            "overrides": tracking.overrides(config, DEFAULTS[config.profile], ("stage", "seed")),
+            "overrides": run_identity.overrides(config, DEFAULTS[config.profile], ("stage", "seed")),
             "seed": config.seed,
             "source": "baseline",
         }
@@ -124,7 +132,7 @@ class Stages:
         identity = {"teacher": self.reference.sha256}
         self.group = self.store.start("baseline_cgn_tinygan", config, name, identity, tags, None, DESCRIPTION)
 
-    def tinygan(self, group: tracking.Run) -> tuple[tracking.Run | None, TinyGANGenerator]:
+    def tinygan(self, group: run_module.Run) -> tuple[run_module.Run | None, TinyGANGenerator]:
         """Distil the TinyGAN, unless that was done before or a checkpoint takes its place."""
         config = self.config
         if config.tinygan_checkpoint is not None:
@@ -141,29 +149,33 @@ class Stages:
                     folder = miniature_data.real_images(self.store.folder / "miniature_data", scenery)
                     run.set_tags({"real_images": reason})
                 features = self.extract and self.extract.features
-                baseline.distil_unconstrained(
+                baseline_cgn_tinygan_recipe.distil_unconstrained(
                     run, self.reference, config.tinygan, config.runtime, config.seed, folder, features, embedding
                 )
         return run, self.store.load_student(run.run_id)
 
-    def cgn(self, group: tracking.Run, tinygan: TinyGANGenerator) -> tuple[tracking.Run, TinyGANImageNetCGN]:
+    def cgn(self, group: run_module.Run, tinygan: TinyGANGenerator) -> tuple[run_module.Run, TinyGANImageNetCGN]:
         """Train the CGN of TinyGANs, unless that was done before."""
         config, u2net = self.config, self.parts.load_u2net()
-        identity = {"tinygan": baseline.digest(tinygan), "u2net": baseline.digest(u2net)}
+        identity = {"tinygan": cgn_teachers.digest(tinygan), "u2net": cgn_teachers.digest(u2net)}
         with self._run("cgn", config.cgn, identity, group, "Sec. 4.2, Fig. 9") as run:
             if not run.finished:
                 cgn = TinyGANImageNetCGN.of(tinygan, u2net)
-                baseline.train_baseline(run, cgn, config.cgn, config.runtime, config.seed, self.device)
+                baseline_cgn_tinygan_recipe.train_baseline(
+                    run, cgn, config.cgn, config.runtime, config.seed, self.device
+                )
         with self.store.artifact(run.run_id, "cgn.safetensors") as path:
             return run, baseline.load_baseline(path)
 
-    def counterfactuals(self, group: tracking.Run, cgn: TinyGANImageNetCGN) -> dict[str, tracking.Run]:
+    def counterfactuals(self, group: run_module.Run, cgn: TinyGANImageNetCGN) -> dict[str, run_module.Run]:
         """Measure the counterfactuals of every source there is, unless that was done before."""
         truncation, stand_in = self.reference.truncation, self.reference.stand_in
         sources: dict[str, Teacher | None] = {
             "baseline": ImageNetTeacher.of(cgn, "CGN of TinyGANs", truncation, stand_in, self.device),
             "cgn": self.teacher,
-            "skdcgn": baseline.find_students(self.store, self.config.profile, self.teacher, self.device),
+            "skdcgn": baseline_cgn_tinygan_recipe.find_students(
+                self.store, self.config.profile, self.teacher, self.device
+            ),
         }
         runs = {}
         for name, source in sources.items():
@@ -174,10 +186,14 @@ class Stages:
             recipe = CounterfactualRecipe(name, self.config.counterfactuals)
             with self._run("counterfactuals", recipe, identity, group, "Sec. 4.2, Fig. 10", name) as runs[name]:
                 if not runs[name].finished:
-                    baseline.measure_run(runs[name], source, self.parts, recipe, self.extract, self.device)
+                    baseline_cgn_tinygan_recipe.measure_run(
+                        runs[name], source, self.parts, recipe, self.extract, self.device
+                    )
         return runs
 
-    def _run(self, stage: Stage, recipe, identity: dict[str, str], group: tracking.Run, paper: str, source="baseline"):
+    def _run(
+        self, stage: Stage, recipe, identity: dict[str, str], group: run_module.Run, paper: str, source="baseline"
+    ):
         config = self.config
         again = config.runtime.force and config.stage in (stage, "all")
         child = StageConfig(config.profile, stage, config.seed, recipe, replace(config.runtime, force=again))

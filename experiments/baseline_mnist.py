@@ -13,14 +13,19 @@ import pandas as pd
 import torch
 
 from experiments.train_cgn_mnist import sample_tensors, train_and_measure
-from skdcgn import cli, runtime, tracking
-from skdcgn.cgn_training import CGNTrainer, CGNTrainingConfig
-from skdcgn.classification import ClassifierConfig
-from skdcgn.data import Dataset, make_dataset
+from skdcgn import cli, runtime
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
+from skdcgn.cgn.baseline import TinyGANCGN
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.data.mnist import Dataset, make_dataset
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANCGN, TinyGANConfig
-from skdcgn.profiles import MNIST, Profile
-from skdcgn.runtime import Runtime, seeded
+from skdcgn.randomness import seeded
+from skdcgn.recipes.profiles import MNIST, Profile
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANConfig
 
 DESCRIPTION = """The baseline on MNIST: a CGN with TinyGAN generators, trained adversarially, without distillation.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learnt from its counterfactuals alone, where
@@ -59,8 +64,8 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every baseline that is not there yet; return `run_id` and the final metrics of each, by seed."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
-    overrides = tracking.overrides(config, DEFAULTS[config.profile], ("dataset", "seeds"))
+    store = run_store.open_store()
+    overrides = run_identity.overrides(config, DEFAULTS[config.profile], ("dataset", "seeds"))
     tags = {"profile": config.profile, "dataset": config.dataset, "overrides": overrides}
     tags |= {"source": "baseline", "paper": "Sec. 4.2"}
     rows = []
@@ -80,7 +85,7 @@ def main(config: Config) -> pd.DataFrame:
     return table
 
 
-def train_baseline(run: tracking.Run, config: Config, device: torch.device) -> None:
+def train_baseline(run: run_module.Run, config: Config, device: torch.device) -> None:
     """Train one baseline as a run, which keeps its generators as `student_<mechanism>`."""
     with seeded(config.training.seed, "baseline"):
         cgn = TinyGANCGN(config.student)

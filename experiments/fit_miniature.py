@@ -18,14 +18,22 @@ from typing import Literal
 
 import torch
 
-from skdcgn import cli, miniature, tracking
+from skdcgn import cli
+from skdcgn.cgn import miniature
+from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN, Part, truncated_noise
+from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.data.labels import balanced_labels
 from skdcgn.images import grid
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_imagenet import GENERATORS, MINIATURE, ImageNetCGN, Part, truncated_noise
-from skdcgn.profiles import IMAGENET, Profile
-from skdcgn.runtime import Runtime, setup, stream
-from skdcgn.teachers import MNISTTeacher, balanced_labels, mnist_teacher
-from skdcgn.training import evaluation_steps, teacher_tags, train
+from skdcgn.randomness import stream
+from skdcgn.recipes import fit_miniature as fit_miniature_recipe
+from skdcgn.recipes.profiles import IMAGENET, Profile
+from skdcgn.recipes.student import teacher_tags
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runs.loop import evaluation_steps, train
+from skdcgn.runtime import Runtime, setup
 
 DESCRIPTION = """The miniature ImageNet CGN (BigGAN-deep x4 and a U²-Net at 32x32, ten labels), each part fitted by
 regression to what the CGN authors' Wildlife-MNIST CGN draws from the same noise."""
@@ -58,14 +66,14 @@ DEFAULTS = {name: Config(name, scale.fit) for name, scale in IMAGENET.items()}
 def main(config: Config) -> dict[str, float]:
     """Fit every part that is not fitted yet, put them together, and return their scores."""
     setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     teacher = mnist_teacher("wildlife", config.teacher)
     cgn = ImageNetCGN(MINIATURE, stream(config.seed, "miniature"))
-    overrides = tracking.overrides(config, DEFAULTS[config.profile], ("seed", "part", "teacher", "out"))
+    overrides = run_identity.overrides(config, DEFAULTS[config.profile], ("seed", "part", "teacher", "out"))
     tags = {**teacher_tags(config.profile, "wildlife", teacher), "overrides": overrides, "seed": config.seed}
     identity = {"teacher": teacher.sha256}
 
-    def start(part: str, parent: tracking.Run | None = None) -> AbstractContextManager[tracking.Run]:
+    def start(part: str, parent: run_module.Run | None = None) -> AbstractContextManager[run_module.Run]:
         name = f"miniature {config.profile}" if parent is None else part
         child = replace(config, part=part)
         return store.start("fit_miniature", child, name, identity, {**tags, "part": part}, parent, DESCRIPTION)
@@ -81,7 +89,7 @@ def main(config: Config) -> dict[str, float]:
             path = config.out or Path(folder) / "miniature_cgn.safetensors"
             miniature.save_miniature(path, cgn, {})
             stored = miniature.load_miniature(path)  # as users will get it, in half precision
-            scores = miniature.scores(stored, teacher, _TRUNCATION, _PER_CLASS)
+            scores = fit_miniature_recipe.scores(stored, teacher, _TRUNCATION, _PER_CLASS)
             metadata = {
                 "command": shlex.join(["python", "experiments/fit_miniature.py", *sys.argv[1:]]),
                 "seed": str(config.seed),
@@ -96,7 +104,7 @@ def main(config: Config) -> dict[str, float]:
     return scores
 
 
-def fit(run: tracking.Run, cgn: ImageNetCGN, part: Part, teacher: MNISTTeacher, config: Config) -> None:
+def fit(run: run_module.Run, cgn: ImageNetCGN, part: Part, teacher: MNISTTeacher, config: Config) -> None:
     """Fit one part as a run, with pictures of teacher over miniature on the way; keep its weights."""
     trainer = miniature.regression(cgn, part, teacher, config.fit, config.seed)
     labels = balanced_labels(1, teacher.num_classes)

@@ -5,8 +5,8 @@
     python experiments/imagenet_kd.py --profile full --classes best     classes that CGN's authors found to work well
     torchrun --nproc_per_node 4 experiments/imagenet_kd.py --profile paper --teacher-sets DIR
 
-full and paper need the CGN authors' 1.1 GB (python -m skdcgn.weights says how to get it). Teacher sets are written
-first where they are missing; python -m skdcgn.teacher_sets does so on as many devices as there are.
+full and paper need the CGN authors' 1.1 GB (python -m skdcgn weights says how to get it). Teacher sets are written
+first where they are missing; python -m skdcgn teacher-sets does so on as many devices as there are.
 Masks are distilled twice, with and without the KL term (Fig. 15).
 """
 
@@ -20,21 +20,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from skdcgn import cli, distributed, runtime, tracking
+from skdcgn import cli, distributed, randomness, runtime
+from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, miniature_teacher
+from skdcgn.counterfactuals.students import SKDCGN
+from skdcgn.data.classes import select_classes
 from skdcgn.errors import InputError
-from skdcgn.imagenet import ImageNetTeacher, imagenet_teacher, miniature_teacher, select_classes
-from skdcgn.images import enlargement, grid
-from skdcgn.inception import extractor
-from skdcgn.losses import LossConfig
-from skdcgn.mechanisms import Mechanism, compose
-from skdcgn.models.tinygan import load_class_embedding
-from skdcgn.profiles import IMAGENET
+from skdcgn.files import sha256
+from skdcgn.images import enlargement, fit_resolution, grid
+from skdcgn.measure.features import extractor
+from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.recipes.profiles import IMAGENET
+from skdcgn.recipes.student import distil
+from skdcgn.recipes.study import Study, StudyConfig
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
 from skdcgn.runtime import Precision
-from skdcgn.students import SKDCGN, fit_resolution
-from skdcgn.studies import Study, StudyConfig
-from skdcgn.teachers import Teacher
-from skdcgn.training import distil
-from skdcgn.weights import sha256
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import load_class_embedding
 
 DESCRIPTION = """Distillation of the ImageNet CGN's mechanisms into TinyGAN students (Sec. 4.1). Feeds **Figures 2 a-c,
 6 and 15**. Where the tag `stand_in` is true, the teacher is the packaged miniature at 32x32."""
@@ -58,7 +60,7 @@ class Config(StudyConfig):
     class_embedding: Path | None = None
     """A .npy file with the class embedding to start from, such as BigGAN's."""
     teacher_sets: Path | None = None
-    """Folder of python -m skdcgn.teacher_sets; by default one beside the run store."""
+    """Folder of python -m skdcgn teacher-sets; by default one beside the run store."""
 
 
 COUNTERFACTUALS = 20
@@ -82,7 +84,7 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every student that is not there yet; return their final metrics, a row for each (mechanism, KL, seed)."""
     with distributed.group(runtime.setup(config.runtime)) as device:
-        store = tracking.open_store()
+        store = run_store.open_store()
         teacher = load_teacher(config, device)
         tqdm.write(teacher.reason)
         embedding, identity = None, {}
@@ -137,7 +139,7 @@ def load_teacher(config: Config, device: torch.device) -> ImageNetTeacher:
         teacher = imagenet_teacher(config.teacher, device, config.truncation, config.teacher_precision)
         if teacher.stand_in:
             raise InputError(
-                "the CGN authors' ImageNet weights are not on this machine: python -m skdcgn.weights says how to get "
+                "the CGN authors' ImageNet weights are not on this machine: python -m skdcgn weights says how to get "
                 "them, and --profile quick takes the miniature in their place."
             )
     student = config.student
@@ -164,7 +166,7 @@ def objectives(config: Config, mechanism: Mechanism) -> dict[str, LossConfig]:
 
 
 def log_counterfactuals(
-    run: tracking.Run, teacher: Teacher, students: Teacher, classes: Mapping[Mechanism, Sequence[int]]
+    run: run_module.Run, teacher: Teacher, students: Teacher, classes: Mapping[Mechanism, Sequence[int]]
 ) -> None:
     """Keep counterfactuals of teacher and students on the same noise and labels (Fig. 6).
 
@@ -172,7 +174,7 @@ def log_counterfactuals(
     """
     noise, labels, tensors = {}, {}, {}
     for mechanism, ids in classes.items():
-        random = runtime.stream(0, "figure 6", mechanism)
+        random = randomness.stream(0, "figure 6", mechanism)
         spread = torch.tensor(ids)[torch.linspace(0, len(ids) - 1, COUNTERFACTUALS).round().long()]
         order = torch.arange(COUNTERFACTUALS)
         if mechanism is not Mechanism.SHAPE:

@@ -19,17 +19,23 @@ import torch
 from tqdm import tqdm
 
 from experiments import baseline_cgn_tinygan, imagenet_kd
-from skdcgn import baseline, cli, miniature_data, runtime, tracking
+from skdcgn import cli, runtime
+from skdcgn.cgn import baseline
+from skdcgn.cgn.teachers import ImageNetTeacher
+from skdcgn.classifiers.ensemble import EnsembleConfig, draw_counterfactuals
+from skdcgn.classifiers.networks import RESNET50_ADDRESS
+from skdcgn.data import miniature as miniature_data
+from skdcgn.data.imagenet import RobustnessSets, robustness_sets
 from skdcgn.errors import InputError
-from skdcgn.imagenet import ImageNetTeacher
-from skdcgn.imagenet_data import RobustnessSets, robustness_sets
-from skdcgn.invariant_ensemble import EnsembleConfig, draw_counterfactuals, train_ensemble
-from skdcgn.models.classifiers import RESNET50_ADDRESS
-from skdcgn.profiles import ENSEMBLE, Profile
+from skdcgn.files import sha256
+from skdcgn.mechanisms import Teacher
+from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
+from skdcgn.recipes.imagenet_ood import train_ensemble
+from skdcgn.recipes.profiles import ENSEMBLE, Profile
+from skdcgn.recipes.student import teacher_tags
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
-from skdcgn.teachers import Teacher
-from skdcgn.training import teacher_tags
-from skdcgn.weights import sha256
 
 Source = Literal["original", "cgn", "skdcgn", "baseline"]
 EXPERIMENT = "imagenet_ood"
@@ -74,13 +80,13 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every ensemble that is not there yet; return their final metrics, a row for each source and seed."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     teacher = imagenet_kd.load_teacher(replace(imagenet_kd.DEFAULTS[config.profile], teacher=config.teacher), device)
     sets, images = load_sets(config, teacher, store)
     tqdm.write(f"{teacher.reason}\n{images}")
     tags = {
         **teacher_tags(config.profile, "miniature" if teacher.stand_in else "imagenet", teacher),
-        "overrides": tracking.overrides(config, DEFAULTS[config.profile], ("sources", "seeds")),
+        "overrides": run_identity.overrides(config, DEFAULTS[config.profile], ("sources", "seeds")),
         "images": images,
         "paper": "Sec. 1",
     }
@@ -119,7 +125,7 @@ def main(config: Config) -> pd.DataFrame:
     return results
 
 
-def load_sets(config: Config, teacher: Teacher, store: tracking.Store) -> tuple[RobustnessSets, str]:
+def load_sets(config: Config, teacher: Teacher, store: run_store.Store) -> tuple[RobustnessSets, str]:
     """Return the images, and in one line which they are: miniature ones go with a miniature teacher.
 
     Raises:
@@ -151,7 +157,7 @@ def load_sets(config: Config, teacher: Teacher, store: tracking.Store) -> tuple[
 
 
 def load_source(
-    source: Source, config: Config, teacher: ImageNetTeacher, store: tracking.Store, device: torch.device
+    source: Source, config: Config, teacher: ImageNetTeacher, store: run_store.Store, device: torch.device
 ) -> Teacher | None:
     """Return where a source's counterfactuals come from, trained first unless it was before; None for original."""
     if source == "original":
@@ -161,7 +167,7 @@ def load_source(
     same = {"teacher": config.teacher, "runtime": config.runtime}
     if source == "skdcgn":
         imagenet_kd.main(replace(imagenet_kd.DEFAULTS[config.profile], **same))
-        return baseline.find_students(store, config.profile, teacher, device)
+        return baseline_cgn_tinygan_recipe.find_students(store, config.profile, teacher, device)
     baseline_cgn_tinygan.main(replace(baseline_cgn_tinygan.DEFAULTS[config.profile], stage="cgn", **same))
     finished = f"attributes.status = 'FINISHED' and tags.profile = '{config.profile}' and tags.stage = 'cgn'"
     run, *_ = store.search("baseline_cgn_tinygan", finished)

@@ -16,12 +16,15 @@ from typing import Literal
 import pandas as pd
 
 from experiments import train_cgn_mnist
-from skdcgn import cli, metrics, runtime, tracking
+from skdcgn import cli, runtime
+from skdcgn.measure import fidelity
 from skdcgn.mechanisms import Mechanism
-from skdcgn.profiles import MNIST
-from skdcgn.studies import Study, StudyConfig
-from skdcgn.training import distil
-from skdcgn.variants import KL_TERMS
+from skdcgn.recipes.profiles import MNIST
+from skdcgn.recipes.student import distil
+from skdcgn.recipes.study import Study, StudyConfig
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.tinygan.variants import KL_TERMS
 
 DESCRIPTION = """Steps to a fixed held-out fidelity with and without KL, seed by seed. Feeds the MNIST counterpart of
 **Figure 15**."""
@@ -52,7 +55,7 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every student that is not there yet; return final metrics, a row for each (mechanism, kl, seed)."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
     kls = list(KL_TERMS) if config.kl == "all" else [config.kl]
     tags = {"source": "skdcgn", "paper": "Appendix D.2, Fig. 15"}
@@ -67,12 +70,12 @@ def main(config: Config) -> pd.DataFrame:
     return study.results()
 
 
-def log_steps_to_target(run: tracking.Run, mechanism: Mechanism, config: Config) -> None:
+def log_steps_to_target(run: run_module.Run, mechanism: Mechanism, config: Config) -> None:
     """Note when the student's held-out fidelity reached the target."""
     shape = mechanism is Mechanism.SHAPE
     logged = run.store.client.get_metric_history(run.run_id, "heldout/iou" if shape else "heldout/l1")
     history = sorted((metric.step, metric.value) for metric in logged)
-    steps = metrics.steps_to(history, config.target_iou if shape else config.target_l1, rising=shape)
+    steps = fidelity.steps_to(history, config.target_iou if shape else config.target_l1, rising=shape)
     if math.isfinite(steps):
         run.log_metrics("final", {"steps_to_target": steps})
 

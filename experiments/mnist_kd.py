@@ -16,18 +16,20 @@ import pandas as pd
 import torch
 
 from experiments import train_cgn_mnist
-from skdcgn import cli, runtime, tracking
-from skdcgn.counterfactuals import sample_counterfactuals
-from skdcgn.images import grid
-from skdcgn.mechanisms import Mechanism
-from skdcgn.metrics import digit_features
-from skdcgn.models.tinygan import load_class_embedding
-from skdcgn.profiles import MNIST
-from skdcgn.students import SKDCGN, fit_resolution
-from skdcgn.studies import Study, StudyConfig
-from skdcgn.teachers import Teacher, balanced_labels
-from skdcgn.training import distil
-from skdcgn.weights import sha256
+from skdcgn import cli, randomness, runtime
+from skdcgn.classifiers.features import digit_features
+from skdcgn.counterfactuals.sampling import sample_counterfactuals
+from skdcgn.counterfactuals.students import SKDCGN
+from skdcgn.data.labels import balanced_labels
+from skdcgn.files import sha256
+from skdcgn.images import fit_resolution, grid
+from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.recipes.profiles import MNIST
+from skdcgn.recipes.student import distil
+from skdcgn.recipes.study import Study, StudyConfig
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.tinygan.networks import load_class_embedding
 
 DESCRIPTION = """Distillation of an MNIST CGN's mechanisms into TinyGAN students (Sec. 4.3).
 `heldout/*` and `final/*` are measured on noise that no training saw. Feeds **Figure 7 a-c**, Figure 11 and the MNIST
@@ -59,7 +61,7 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every student that is not there yet; return their final metrics, a row for each (mechanism, seed)."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
     embedding, identity = None, {}
     if config.class_embedding:
@@ -80,13 +82,15 @@ def main(config: Config) -> pd.DataFrame:
     return study.results()
 
 
-def log_counterfactuals(run: tracking.Run, teacher: Teacher, students: SKDCGN, device: torch.device) -> None:
+def log_counterfactuals(run: run_module.Run, teacher: Teacher, students: SKDCGN, device: torch.device) -> None:
     """Keep counterfactuals of teacher and students on the same noise, labels and patch shuffles (as in Fig. 6)."""
     labels = balanced_labels(2, teacher.num_classes).to(device)
-    noise = {m: teacher.sample_noise(len(labels), runtime.stream(0, "figure 6", m, device=device)) for m in Mechanism}
+    noise = {
+        m: teacher.sample_noise(len(labels), randomness.stream(0, "figure 6", m, device=device)) for m in Mechanism
+    }
     tensors = {}
     for name, source in (("teacher", teacher), ("student", students)):
-        generator = runtime.stream(0, "figure 6", device=device)
+        generator = randomness.stream(0, "figure 6", device=device)
         sampled = sample_counterfactuals(source, labels, generator, noise=noise)
         tensors |= {name: sampled.images, f"mask_{name}": sampled.mask}
         tensors |= {f"labels_{mechanism}": y for mechanism, y in sampled.labels.items()}

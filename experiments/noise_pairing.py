@@ -17,11 +17,14 @@ from typing import Literal
 import pandas as pd
 
 from experiments import train_cgn_mnist
-from skdcgn import cli, metrics, runtime, tracking
-from skdcgn.evaluation import HeldOut
-from skdcgn.profiles import MNIST
-from skdcgn.studies import Study, StudyConfig
-from skdcgn.training import distil
+from skdcgn import cli, runtime
+from skdcgn.measure import fidelity
+from skdcgn.measure.heldout import HeldOut
+from skdcgn.recipes.profiles import MNIST
+from skdcgn.recipes.student import distil
+from skdcgn.recipes.study import Study, StudyConfig
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
 
 DESCRIPTION = """Students of exact teacher sets against students of sets drawn as the published scripts did, seed by
 seed, on seen and unseen noise (Sec. 4.3). `baseline/*` of the group: the teacher's class means as a student."""
@@ -52,7 +55,7 @@ DEFAULTS = {
 def main(config: Config) -> pd.DataFrame:
     """Train every student that is not there yet; return final metrics, a row for each (mechanism, pairing, seed)."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
     pairings = ["exact", "published"] if config.pairing == "all" else [config.pairing]
     tags = {"source": "skdcgn", "paper": "Sec. 4.3"}
@@ -68,18 +71,18 @@ def main(config: Config) -> pd.DataFrame:
                     if not run.finished:
                         distil(run, teacher, mechanism, child, seed, device)
                         images = heldout.render(store.load_student(run.run_id).to(device))
-                        response = metrics.noise_response(heldout.teacher, images, heldout.labels)
+                        response = fidelity.noise_response(heldout.teacher, images, heldout.labels)
                         run.log_metrics("final", {"noise_response": response})
     print(study)
     return study.results()
 
 
-def log_class_means(run: tracking.Run, heldout: HeldOut) -> None:
+def log_class_means(run: run_module.Run, heldout: HeldOut) -> None:
     """Measure what a student gets that ignores its noise: each class's mean of the teacher's held-out images."""
     means = heldout.teacher.clone()
     for label in heldout.labels.unique():
         means[heldout.labels == label] = heldout.teacher[heldout.labels == label].mean(dim=0)
-    measured = metrics.fidelity(heldout.mechanism, heldout.teacher, means)
+    measured = fidelity.fidelity(heldout.mechanism, heldout.teacher, means)
     run.log_metrics("baseline", {f"{heldout.mechanism}_{name}": value for name, value in measured.items()})
 
 

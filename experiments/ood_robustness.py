@@ -18,16 +18,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.published import robustness as published
+from analysis.frame.published import robustness as published
 from experiments import baseline_mnist, mnist_kd, train_cgn_mnist
-from skdcgn import cli, runtime, tracking
-from skdcgn.data import Dataset
+from skdcgn import cli, runtime
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.counterfactuals.gan import GANConfig
+from skdcgn.data.mnist import Dataset
 from skdcgn.errors import InputError
-from skdcgn.gan_training import GANConfig
-from skdcgn.metrics import mean_interval
-from skdcgn.models.tinygan import PUBLISHED_MNIST
-from skdcgn.profiles import ROBUSTNESS, Profile, RobustnessScale, TrainingSource
-from skdcgn.robustness import (
+from skdcgn.measure.statistics import mean_interval
+from skdcgn.recipes.ood_robustness import (
     ImageSource,
     counterfactual_images,
     generated_images,
@@ -35,9 +34,13 @@ from skdcgn.robustness import (
     train_classifier,
     train_gan,
 )
+from skdcgn.recipes.profiles import ROBUSTNESS, Profile, RobustnessScale, TrainingSource
+from skdcgn.recipes.sources import finished_group, load_source
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
-from skdcgn.sources import finished_group, load_source
-from skdcgn.teachers import MNISTTeacher
+from skdcgn.tinygan.networks import PUBLISHED_MNIST
 
 EXPERIMENT = "ood_robustness"
 DESCRIPTION = """Classifiers trained on images of one source, tested where colours or textures are random.
@@ -78,8 +81,8 @@ class GANRun:
 def main(config: Config) -> pd.DataFrame:
     """Train every classifier that is not there yet; return their final metrics by data set, source and seed."""
     runtime.setup(config.runtime)
-    store = tracking.open_store()
-    overrides = tracking.overrides(config, DEFAULTS[config.profile], ("datasets", "sources", "seeds"))
+    store = run_store.open_store()
+    overrides = run_identity.overrides(config, DEFAULTS[config.profile], ("datasets", "sources", "seeds"))
     tags = {"profile": config.profile, "overrides": overrides, "paper": "Sec. 1"}
     name, rows = f"{', '.join(config.datasets)} {config.profile}", []
     with store.start(EXPERIMENT, config, name, {"level": "group"}, tags, None, DESCRIPTION) as group:
@@ -104,7 +107,7 @@ def main(config: Config) -> pd.DataFrame:
     return results
 
 
-def classify(config: Config, images: ImageSource, tags: dict[str, object], group: tracking.Run) -> dict[str, float]:
+def classify(config: Config, images: ImageSource, tags: dict[str, object], group: run_module.Run) -> dict[str, float]:
     """Train the classifier of one data set, source and seed unless that was done before; return its final metrics."""
     (dataset,), (source,), (seed,) = config.datasets, config.sources, config.seeds
     tags = {**tags, "dataset": dataset, "source": source, "seed": seed, "images": images.name}
@@ -124,7 +127,7 @@ def find_images(
     source: TrainingSource,
     seed: int,
     teacher: MNISTTeacher,
-    group: tracking.Run,
+    group: run_module.Run,
 ) -> ImageSource:
     """Return the training images of a source, from a generator of a seed, which is trained unless it is there."""
     device, store = runtime.setup(config.runtime), group.store

@@ -15,8 +15,10 @@ import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from experiments.train_cgn_mnist import load_teacher
-from skdcgn import cli, runtime, tracking
-from skdcgn.sweeps import Params, Space, SweepConfig, defaults, sweep_distillation
+from skdcgn import cli, runtime
+from skdcgn.recipes.sweep import SweepConfig, defaults, sweep_distillation
+from skdcgn.runs import store as run_store
+from skdcgn.runs.search import Params, Space
 
 DESCRIPTION = """A search of the KL term, its weight, temperature, direction and what it compares (Eq. 6): a study, its
 trials below it, and a confirmation: the best trial beside Eq. 6, the published module and no KL, on seeds that no trial
@@ -53,7 +55,7 @@ REFERENCES = {"Eq. 6": PAPER, "the published module": PUBLISHED_MODULE, "no KL":
 def main(config: Config) -> pd.DataFrame | None:
     """Search; return the final metrics of the best trial and of the references on fresh seeds."""
     device = runtime.setup(config.runtime)
-    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, tracking.open_store())
+    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, run_store.open_store())
     first = [PAPER, PUBLISHED_MODULE, OVER_IMAGE]
     return sweep_distillation(
         config, "sweep_kl", teacher, device, SPACE, first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION, print

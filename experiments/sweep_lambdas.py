@@ -15,8 +15,10 @@ import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from experiments.train_cgn_mnist import load_teacher
-from skdcgn import cli, runtime, tracking
-from skdcgn.sweeps import Params, Space, SweepConfig, defaults, sweep_distillation
+from skdcgn import cli, runtime
+from skdcgn.recipes.sweep import SweepConfig, defaults, sweep_distillation
+from skdcgn.runs import store as run_store
+from skdcgn.runs.search import Params, Space
 
 DESCRIPTION = """A search of λ1 and λ2, the weights of pixel distance and adversarial term (Eq. 7): a study, its trials
 below it, and a confirmation: the best trial beside the paper's values, on seeds that no trial saw. Feeds the notebook
@@ -56,7 +58,7 @@ def space(config: Config) -> tuple[Space, Params]:
 def main(config: Config) -> pd.DataFrame | None:
     """Search; return the final metrics of the best trial and the paper's values on fresh seeds."""
     device = runtime.setup(config.runtime)
-    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, tracking.open_store())
+    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, run_store.open_store())
     searched, paper = space(config)
     return sweep_distillation(
         config,

@@ -19,17 +19,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import shape_study
-from analysis.tables import Table
+from analysis import table1_shape_im as table1_shape_im_figures
+from analysis.frame.table import Table
 from experiments import train_cgn_mnist
-from skdcgn import cli, runtime, tracking
-from skdcgn.cgn_training import CGNTrainer, CGNTrainingConfig, save_cgn
-from skdcgn.data import Dataset
+from skdcgn import cli, runtime
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
+from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.data.mnist import Dataset
 from skdcgn.errors import InputError
-from skdcgn.images import grid
-from skdcgn.profiles import SHAPE_STUDY, Profile, ShapeScale
-from skdcgn.runtime import Runtime
-from skdcgn.shape_study import (
+from skdcgn.images import grid, to_float
+from skdcgn.mechanisms import Teacher
+from skdcgn.recipes.profiles import SHAPE_STUDY, Profile, ShapeScale
+from skdcgn.recipes.student import teacher_tags
+from skdcgn.recipes.table1_shape_im import (
     Case,
     CaseConfig,
     Init,
@@ -42,8 +44,11 @@ from skdcgn.shape_study import (
     samples,
     start_of,
 )
-from skdcgn.teachers import MNISTTeacher, Teacher, mnist_teacher, to_float
-from skdcgn.training import teacher_tags, train
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runs.loop import train
+from skdcgn.runtime import Runtime
 
 EXPERIMENT = "table1_shape_im"
 DESCRIPTION = """Classifiers trained on counterfactuals with modified masks. `final/valid_accuracy`: of digits, on the
@@ -123,14 +128,14 @@ class CGNConfig:
 def main(config: Config) -> pd.DataFrame:
     """Run every case that is not there yet; return its final metrics, a row for each case and seed."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     groups = [(cgn, list(of_cgn)) for cgn, of_cgn in groupby(config.cases(), lambda case: case.cgn)]
     real = real_images(config.dataset, config.test_images)
     teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
     choices = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
     tags = {
         **teacher_tags(config.profile, config.dataset, teacher),
-        "overrides": tracking.overrides(config, DEFAULTS[config.profile], choices),
+        "overrides": run_identity.overrides(config, DEFAULTS[config.profile], choices),
         "paper": "Sec. 4.5, Table 1",
     }
     configs = [config.of(case, seed) for seed in config.seeds for _, of_cgn in groups for case in of_cgn]
@@ -149,16 +154,16 @@ def main(config: Config) -> pd.DataFrame:
                 final = run_case(config.of(case, seed), remembering, real, tags, group)
                 rows.append({**case.tags, "seed": seed, **final})
         results = pd.DataFrame(rows)
-        table = shape_study.cells(results)
+        table = table1_shape_im_figures.cells(results)
         if not group.finished:
             log_csv(group, "table_1", table)
     print(Table("Table 1", table, (), ("protocol", "intervention"), "quantity").text.to_string())
-    print(*shape_study.verdict(results), sep="\n")
+    print(*table1_shape_im_figures.verdict(results), sep="\n")
     return results
 
 
 def train_cgn(
-    config: CGNConfig, real: RealImages, teacher: MNISTTeacher, tags: Mapping[str, object], group: tracking.Run
+    config: CGNConfig, real: RealImages, teacher: MNISTTeacher, tags: Mapping[str, object], group: run_module.Run
 ) -> MNISTTeacher:
     """Train the CGN of some cases unless that was done before; return it."""
     device, store = runtime.setup(config.runtime), group.store
@@ -183,7 +188,7 @@ def train_cgn(
 
 
 def run_case(
-    config: CaseConfig, source: Teacher, real: RealImages, tags: Mapping[str, object], group: tracking.Run
+    config: CaseConfig, source: Teacher, real: RealImages, tags: Mapping[str, object], group: run_module.Run
 ) -> dict[str, float]:
     """Train the classifiers of a case unless that was done before; return its final metrics."""
     name = f"{config.case}, seed {config.seed}"
@@ -204,7 +209,7 @@ def run_case(
     return measured
 
 
-def log_csv(run: tracking.Run, name: str, table: pd.DataFrame) -> None:
+def log_csv(run: run_module.Run, name: str, table: pd.DataFrame) -> None:
     """Keep a table as `name.csv`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.csv"

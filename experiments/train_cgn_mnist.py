@@ -18,20 +18,25 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from skdcgn import cli, runtime, tracking, weights
-from skdcgn.cgn_training import CGNTrainer, CGNTrainingConfig, save_cgn
-from skdcgn.classification import ClassifierConfig
-from skdcgn.counterfactuals import sample_counterfactuals
-from skdcgn.data import Dataset, make_dataset
+from skdcgn import cli, randomness, runtime
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
+from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.counterfactuals.sampling import sample_counterfactuals
+from skdcgn.data import weights
+from skdcgn.data.labels import balanced_labels
+from skdcgn.data.mnist import Dataset, make_dataset
 from skdcgn.errors import InputError
-from skdcgn.evaluation import measure_cgn
 from skdcgn.images import grid
-from skdcgn.mechanisms import Mechanism
-from skdcgn.metrics import parameters
-from skdcgn.profiles import MNIST, Profile
+from skdcgn.measure.cgn import measure_cgn
+from skdcgn.measure.cost import parameters
+from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.recipes.profiles import MNIST, Profile
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runtime import Runtime
-from skdcgn.teachers import MNISTTeacher, Teacher, balanced_labels, mnist_teacher
-from skdcgn.training import evaluation_steps, train
 
 DESCRIPTION = """Adversarial training of a CGN for an MNIST variant: a teacher of our own.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learnt from its counterfactuals alone, where
@@ -63,13 +68,13 @@ DEFAULTS = {name: Config(name, scale.cgn, scale.cgn_images, scale.classifier) fo
 def main(config: Config) -> str:
     """Train the CGN unless that was done before; return the id of its run."""
     device = runtime.setup(config.runtime)
-    store = tracking.open_store()
+    store = run_store.open_store()
     tags = {
         "profile": config.profile,
         "dataset": config.dataset,
         "seed": config.training.seed,
         "source": "cgn",
-        "overrides": tracking.overrides(config, DEFAULTS[config.profile], ("dataset",)),
+        "overrides": run_identity.overrides(config, DEFAULTS[config.profile], ("dataset",)),
         "paper": "Sec. 4.1",
     }
     with store.start("train_cgn_mnist", config, f"CGN on {config.dataset}", tags=tags, description=DESCRIPTION) as run:
@@ -106,7 +111,9 @@ class CGNRecipe(Protocol):
     runtime: Runtime
 
 
-def train_and_measure(run: tracking.Run, trainer: CGNTrainer, recipe: CGNRecipe, device: torch.device) -> MNISTTeacher:
+def train_and_measure(
+    run: run_module.Run, trainer: CGNTrainer, recipe: CGNRecipe, device: torch.device
+) -> MNISTTeacher:
     """Train a CGN to the end as a run, with sample sheets on the way; measure what it came to, and return it."""
     trained = MNISTTeacher(trainer.ema, "in training", "", device=device)
     run.set_tags({"perceptual": trainer.perceptual})
@@ -130,7 +137,7 @@ def _measure(source: Teacher, recipe: CGNRecipe, device: torch.device) -> dict[s
 def sample_tensors(source: Teacher) -> dict[str, torch.Tensor]:
     """Draw two samples of each class: mask, texture, background, image, and an image with permuted labels."""
     labels = balanced_labels(2, source.num_classes)
-    generator = runtime.stream(0, "sample sheet")
+    generator = randomness.stream(0, "sample sheet")
     plain = sample_counterfactuals(source, labels, generator, permute=False)
     permuted = sample_counterfactuals(source, labels, generator)
     return {
@@ -160,7 +167,7 @@ def authors_teacher(dataset: Dataset, device: torch.device) -> MNISTTeacher | No
 
 
 def load_teacher(
-    dataset: Dataset, profile: Profile, path: Path | None, runtime_config: Runtime, store: tracking.Store
+    dataset: Dataset, profile: Profile, path: Path | None, runtime_config: Runtime, store: run_store.Store
 ) -> MNISTTeacher:
     """Return the teacher of an MNIST experiment.
 

@@ -13,8 +13,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from skdcgn.errors import InputError
-from skdcgn.runtime import Interrupted
+from skdcgn.errors import InputError, Interrupted
 
 Config = TypeVar("Config")
 

@@ -9,19 +9,14 @@ means the same on any number of GPUs, but each process normalises over its own s
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from skdcgn.errors import InputError
-
-if TYPE_CHECKING:
-    from skdcgn.tracking import Run, Store
 
 Value = TypeVar("Value")
 
@@ -97,30 +92,3 @@ def any_of(number: int | None) -> int | None:
     largest = torch.tensor(number or 0, device=device)
     distributed.all_reduce(largest, distributed.ReduceOp.MAX)
     return largest.item() or None
-
-
-@dataclass(frozen=True)
-class Follower:
-    """A run as all processes but the first see it: they take part in it and log nothing."""
-
-    store: "Store"
-    run_id: str
-    finished: bool
-    resumed: bool
-    checkpoint: Path
-    final: Mapping[str, float]
-
-    def log_metrics(self, prefix: str, metrics: Mapping[str, float], step: int = 0) -> None: ...
-
-    def flush(self) -> None: ...
-
-
-def lead(run: "Run") -> None:
-    """Tell the other processes about a run that process 0 has started."""
-    if world() > 1:
-        broadcast((run.run_id, run.finished, run.resumed, run.checkpoint))
-
-
-def follow(store: "Store") -> Follower:
-    """Wait for process 0 to start a run, and return it as the others see it."""
-    return Follower(store, *broadcast(None), final={})

@@ -7,6 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Quantise images in [-1, 1] to 0..255."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map 0..255 back to [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
 PADDING = 2
 """White pixels around each image of a grid."""
 
@@ -33,3 +44,11 @@ def grid(rows: Sequence[Tensor], scale: int = 1) -> np.ndarray:
     picture = F.pad(picture, (PADDING, 0, PADDING, 0), value=1.0)
     pixels = (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def fit_resolution(images: Tensor, resolution: int) -> Tensor:
+    """Bring images (B, C, H, H) to another side: nearest when growing (as the paper did), area when shrinking."""
+    if images.shape[-1] == resolution:
+        return images
+    mode = "nearest" if images.shape[-1] < resolution else "area"
+    return F.interpolate(images, size=(resolution, resolution), mode=mode)

@@ -6,7 +6,7 @@ the [-1, 1] image space that students and discriminators work in.
 """
 
 from enum import StrEnum
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -116,3 +116,35 @@ def shuffle_patches(images: Tensor, generator: torch.Generator | None = None) ->
     index = torch.arange(batch, device=device)
     shuffled = images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
     return shuffled.permute(0, 3, 1, 2)
+
+
+class Teacher(Protocol):
+    """A pretrained CGN under black-box access. Students implement it too, as sources of counterfactuals."""
+
+    name: str
+    """Where it comes from, for tags and titles."""
+    sha256: str
+    """Identity of its weights."""
+    stand_in: bool
+    """Whether it is an untrained or miniature stand-in for the paper's teacher."""
+    resolution: int
+    """Side of its images."""
+    num_classes: int
+    """Labels are integers below this."""
+    noise_dim: int
+    """Length of its noise vector."""
+
+    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw noise (n, noise_dim) from the teacher's own prior."""
+        ...
+
+    def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+        """Return a mask (B, 1, H, W) in [0, 1], or a texture or background (B, 3, H, W) in [-1, 1].
+
+        The same input always gives the same output. Inputs may lie on any device; the output is on the teacher's.
+        """
+        ...
+
+    def parameters(self, mechanism: Mechanism) -> int:
+        """Count a mechanism's parameters: for the tables of sizes, never for training."""
+        ...

@@ -12,10 +12,10 @@ import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from skdcgn import tracking
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.runtime import seeded
-from skdcgn.teachers import MNISTTeacher
+from skdcgn.cgn.mnist import CGN
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.randomness import seeded
+from skdcgn.runs import store as run_store
 
 torch.set_num_threads(1)  # tiny networks; two threads would wait for each other where cores are shared
 
@@ -54,16 +54,16 @@ def random_teacher() -> MNISTTeacher:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of an empty run store: creating its tables takes seconds, copying it none."""
     database = tmp_path_factory.mktemp("empty store") / "mlflow.db"
-    tracking.open_store(f"sqlite:///{database}")
+    run_store.open_store(f"sqlite:///{database}")
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # put everything into the one file
     return database
 
 
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
+def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> run_store.Store:
     """A fresh run store, which `tracking.open_store()` opens for the length of the test."""
     (tmp_path / "mlruns").mkdir()
     shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
-    return tracking.open_store()
+    return run_store.open_store()

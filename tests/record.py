@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from mlflow.entities import Metric, Param, RunTag
 
-from skdcgn.tracking import Run, Store
+from skdcgn.runs.run import Run
+from skdcgn.runs.store import Store
 
 _PARENT = "mlflow.parentRunId"
 

@@ -10,21 +10,26 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import ablations
+from analysis import ablation_losses as ablation_losses_figures
+from analysis import kl_convergence as kl_convergence_figures
+from analysis import noise_pairing as noise_pairing_figures
 from experiments import ablation_losses, kl_convergence, noise_pairing
-from skdcgn import metrics, tracking
-from skdcgn.cgn_training import save_cgn
-from skdcgn.evaluation import HeldOut
+from skdcgn.cgn.adversarial import save_cgn
+from skdcgn.cgn.mnist import CGN
+from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.images import grid
-from skdcgn.losses import LossConfig
+from skdcgn.measure import fidelity
+from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANGenerator
-from skdcgn.profiles import MNIST
-from skdcgn.runtime import Runtime, seeded, stream
-from skdcgn.teachers import MNISTTeacher
-from skdcgn.training import evaluation_steps
-from skdcgn.variants import APPENDIX_D, KL_TERMS
+from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.profiles import MNIST
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runs.loop import evaluation_steps
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
+from skdcgn.tinygan.variants import APPENDIX_D, KL_TERMS
 
 PLAIN = LossConfig()
 
@@ -79,21 +84,21 @@ def test_noise_energy_by_hand() -> None:
     teacher[0, 0, 1, 1] = 1.0  # 1 - 0
     student[0, 0, 1, 1] = 0.5
     student[0, 0, 0, 1] = 1.0  # 0.5 - 1 / 4
-    assert metrics.noise_energy(teacher, student) == pytest.approx(0.25**2)
-    assert metrics.noise_energy(teacher, teacher) == pytest.approx(1)
+    assert fidelity.noise_energy(teacher, student) == pytest.approx(0.25**2)
+    assert fidelity.noise_energy(teacher, teacher) == pytest.approx(1)
     ramp = torch.arange(5.0).expand(1, 1, 5, 5)
-    assert metrics.noise_energy(teacher, ramp) == 0  # a slope is no noise
+    assert fidelity.noise_energy(teacher, ramp) == 0  # a slope is no noise
     corners = teacher.clone()
     corners[0, 0, ::2, ::2] = 9.0  # neither inner pixels nor neighbours of one
-    assert metrics.noise_energy(teacher, corners) == pytest.approx(1)
+    assert fidelity.noise_energy(teacher, corners) == pytest.approx(1)
 
 
 def test_noise_energy_rises_with_noise_and_falls_with_blur() -> None:
     images = torch.rand(8, 3, 16, 16, generator=stream(0, "images"))
     noise = torch.randn(images.shape, generator=stream(0, "noise"))
-    energies = [metrics.noise_energy(images, images + std * noise) for std in (0.0, 0.1, 0.3)]
+    energies = [fidelity.noise_energy(images, images + std * noise) for std in (0.0, 0.1, 0.3)]
     assert energies == sorted(energies)
-    assert metrics.noise_energy(images, torch.nn.functional.avg_pool2d(images, 3, 1, 1)) < 0.5
+    assert fidelity.noise_energy(images, torch.nn.functional.avg_pool2d(images, 3, 1, 1)) < 0.5
 
 
 def test_noise_response_is_the_correlation_within_classes() -> None:
@@ -101,18 +106,18 @@ def test_noise_response_is_the_correlation_within_classes() -> None:
     teacher = torch.tensor([1.0, -1.0, 5.0, 7.0]).view(4, 1, 1, 1)
     means = torch.tensor([0.0, 0.0, 6.0, 6.0]).view(4, 1, 1, 1)
     half_wrong = torch.tensor([2.0, -2.0, 9.0, 5.0]).view(4, 1, 1, 1)  # deviations 2, -2, 2, -2 against 1, -1, -1, 1
-    assert metrics.noise_response(teacher, 3 * teacher + 2, labels) == pytest.approx(1)
-    assert metrics.noise_response(teacher, -teacher, labels) == pytest.approx(-1)
-    assert metrics.noise_response(teacher, means, labels) == 0
-    assert metrics.noise_response(teacher, half_wrong, labels) == pytest.approx(0)
+    assert fidelity.noise_response(teacher, 3 * teacher + 2, labels) == pytest.approx(1)
+    assert fidelity.noise_response(teacher, -teacher, labels) == pytest.approx(-1)
+    assert fidelity.noise_response(teacher, means, labels) == 0
+    assert fidelity.noise_response(teacher, half_wrong, labels) == pytest.approx(0)
 
 
 def test_steps_to_interpolates_and_takes_the_first_crossing() -> None:
     rising = [(10, 0.2), (20, 0.4), (30, 0.3), (40, 0.9)]
-    assert metrics.steps_to(rising, 0.3, rising=True) == pytest.approx(15)
-    assert metrics.steps_to(rising, 0.1, rising=True) == 10
-    assert math.isnan(metrics.steps_to(rising, 0.95, rising=True))
-    assert metrics.steps_to([(4, 1.0), (8, 0.5)], 0.75, rising=False) == pytest.approx(6)
+    assert fidelity.steps_to(rising, 0.3, rising=True) == pytest.approx(15)
+    assert fidelity.steps_to(rising, 0.1, rising=True) == 10
+    assert math.isnan(fidelity.steps_to(rising, 0.95, rising=True))
+    assert fidelity.steps_to([(4, 1.0), (8, 0.5)], 0.75, rising=False) == pytest.approx(6)
 
 
 def test_evaluations_at_fractions_of_the_training() -> None:
@@ -141,7 +146,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_scripts_on_a_teacher_of_random_weights(
-    store: tracking.Store,
+    store: run_store.Store,
     random_checkpoint: Path,
     capsys: pytest.CaptureFixture[str],
     script: ModuleType,
@@ -150,7 +155,7 @@ def test_scripts_on_a_teacher_of_random_weights(
 ) -> None:
     """Every arm of an experiment, at smoke scale: kept, compared by the analysis, and not run a second time."""
     experiment = script.__name__.removeprefix("experiments.")
-    arm, titles = ablations.ARMS[experiment]
+    arm, titles = ablation_losses_figures.ARMS[experiment]
     default = script.DEFAULTS["smoke"]
     fixed = {"mechanism": "shape", "teacher": random_checkpoint, "evaluations": 3, "heldout_per_class": 3}
     config = replace(default, distill=replace(default.distill, steps=15), **fixed, **options)
@@ -160,13 +165,13 @@ def test_scripts_on_a_teacher_of_random_weights(
     assert results[list(measured)].notna().all(axis=None)
     assert results["l1"].nunique() == len(titles)  # every arm really differs
     assert {run.info.status for run in store.search(experiment)} == {"FINISHED"}
-    assert set(ablations.chosen(store, experiment)[arm]) == set(titles)
+    assert set(ablation_losses_figures.chosen(store, experiment)[arm]) == set(titles)
     if script is ablation_losses:
-        figure = ablations.figure_over_training(store, 12, "cross_entropy")
+        figure = ablation_losses_figures.figure_over_training(store, 12, "cross_entropy")
         assert len(figure.axes) == 3  # epochs 2, 10 and 30
         assert "smoke test" in figure.texts[0].get_text().replace("\n", " ")
     if script is noise_pairing:
-        assert len(ablations.pairing_figure(store).axes) == 4
+        assert len(noise_pairing_figures.pairing_figure(store).axes) == 4
     capsys.readouterr()
     again = script.main(config)
     assert capsys.readouterr().out.count("skipped") == len(titles)
@@ -199,11 +204,13 @@ TAGS = {
 }
 
 
-def add_run(store: tracking.Store, parent: tracking.Run, variant: str, seed: int, iou: float, steps: int = 30) -> None:
+def add_run(
+    store: run_store.Store, parent: run_module.Run, variant: str, seed: int, iou: float, steps: int = 30
+) -> None:
     """Add a shape student to a store: a teacher of black masks, and a student that brightens with every evaluation."""
     config = Config(variant, (seed,), Distill(steps, variant == "published_code"))
     tags = {**TAGS, "mechanism": "shape", "variant": variant, "seed": seed, "git_dirty": True}
-    with store.start(ablations.ABLATION, config, variant, None, tags, parent) as run:
+    with store.start(ablation_losses_figures.ABLATION, config, variant, None, tags, parent) as run:
         for step in (2, 10, 30):
             rows = 2 * [torch.full((5, 3, 8, 8), -1.0), torch.full((5, 3, 8, 8), step / 15 - 1)]
             run.log_image("shape/teacher over student", grid(rows, scale=2), step)
@@ -213,8 +220,10 @@ def add_run(store: tracking.Store, parent: tracking.Run, variant: str, seed: int
 
 
 @pytest.fixture
-def filled(store: tracking.Store) -> tracking.Store:
-    with store.start(ablations.ABLATION, Config("all", (0, 1, 2)), "group", {"level": "group"}, TAGS) as parent:
+def filled(store: run_store.Store) -> run_store.Store:
+    with store.start(
+        ablation_losses_figures.ABLATION, Config("all", (0, 1, 2)), "group", {"level": "group"}, TAGS
+    ) as parent:
         for seed in range(3):
             add_run(store, parent, "tinygan", seed, 0.5 + 0.1 * seed)
             add_run(store, parent, "d2_kl_outputs", seed, 0.7 + 0.11 * seed)
@@ -223,8 +232,8 @@ def filled(store: tracking.Store) -> tracking.Store:
     return store
 
 
-def test_verdicts_are_paired_by_seed_and_by_hand(filled: tracking.Store) -> None:
-    verdicts = ablations.verdicts(filled).set_index(["question", "mechanism"])
+def test_verdicts_are_paired_by_seed_and_by_hand(filled: run_store.Store) -> None:
+    verdicts = ablation_losses_figures.verdicts(filled).set_index(["question", "mechanism"])
     better = verdicts.loc[("Is D.2 better than the plain loss?", "shape")]
     # differences 0.2, 0.21, 0.22: mean 0.21 ± 4.30265 * 0.01 / sqrt(3)
     assert [better["mean"], better["low"], better["high"]] == pytest.approx([0.21, 0.18516, 0.23484], abs=1e-5)
@@ -248,11 +257,11 @@ def test_verdicts_are_paired_by_seed_and_by_hand(filled: tracking.Store) -> None
     ],
 )
 def test_words_follow_the_direction_of_the_metric(metric: str, interval: tuple[float, float], words: str) -> None:
-    assert ablations._verdict(metric, *interval) == words
+    assert ablation_losses_figures._verdict(metric, *interval) == words
 
 
-def test_figures_read_the_images_back_pixel_by_pixel(filled: tracking.Store) -> None:
-    figure = ablations.figure_over_training(filled, 12, "cross_entropy")
+def test_figures_read_the_images_back_pixel_by_pixel(filled: run_store.Store) -> None:
+    figure = ablation_losses_figures.figure_over_training(filled, 12, "cross_entropy")
     for axes, step in zip(figure.axes, (2, 10, 30), strict=True):
         pixels = axes.images[0].get_array()
         assert pixels.shape == (2 * 10 + 2, 10 * 10 + 2, 3)
@@ -261,21 +270,29 @@ def test_figures_read_the_images_back_pixel_by_pixel(filled: tracking.Store) -> 
     assert figure.texts[0].get_text().startswith("Fig. 12: mask students, cross entropy")
 
 
-def test_missing_runs_show_as_gaps_with_their_commands(filled: tracking.Store) -> None:
-    for figure in (ablations.figure_14(filled), ablations.figure_over_training(filled, 13, "d1_kl_layers")):
+def test_missing_runs_show_as_gaps_with_their_commands(filled: run_store.Store) -> None:
+    for figure in (
+        ablation_losses_figures.figure_14(filled),
+        ablation_losses_figures.figure_over_training(filled, 13, "d1_kl_layers"),
+    ):
         assert "python experiments/ablation_losses.py" in [text.get_text() for text in figure.axes[0].texts]
-    for figure in (ablations.figure_15_mnist(filled), ablations.curves(filled, "kl_convergence", Mechanism.SHAPE)):
+    for figure in (
+        kl_convergence_figures.figure_15_mnist(filled),
+        ablation_losses_figures.curves(filled, "kl_convergence", Mechanism.SHAPE),
+    ):
         assert "python experiments/kl_convergence.py" in [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_only_runs_of_one_setting_are_compared(filled: tracking.Store) -> None:
-    with filled.start(ablations.ABLATION, Config("all", (9,)), "group", {"level": "late"}, TAGS) as parent:
+def test_only_runs_of_one_setting_are_compared(filled: run_store.Store) -> None:
+    with filled.start(
+        ablation_losses_figures.ABLATION, Config("all", (9,)), "group", {"level": "late"}, TAGS
+    ) as parent:
         add_run(filled, parent, "tinygan", 0, 0.9, steps=60)
-    assert ablations.chosen(filled, ablations.ABLATION)["final/iou"].tolist() == [0.9]
+    assert ablation_losses_figures.chosen(filled, ablation_losses_figures.ABLATION)["final/iou"].tolist() == [0.9]
 
 
-def test_curves_draw_the_mean_of_every_arm(filled: tracking.Store) -> None:
-    iou, noise = ablations.curves(filled, ablations.ABLATION, Mechanism.SHAPE).axes
+def test_curves_draw_the_mean_of_every_arm(filled: run_store.Store) -> None:
+    iou, noise = ablation_losses_figures.curves(filled, ablation_losses_figures.ABLATION, Mechanism.SHAPE).axes
     assert iou.get_title() == "mask IoU ↑"
     assert noise.get_title() == "noise energy"
     lines = {line.get_label(): line.get_ydata()[-1] for line in iou.lines}
@@ -283,24 +300,24 @@ def test_curves_draw_the_mean_of_every_arm(filled: tracking.Store) -> None:
     assert set(lines) == {"plain loss", "cross entropy", "D.2: KL of the outputs", "D.3: MSE for each layer"}
 
 
-def test_pictures_are_read_back_as_they_were_drawn(store: tracking.Store, random_teacher: MNISTTeacher) -> None:
+def test_pictures_are_read_back_as_they_were_drawn(store: run_store.Store, random_teacher: MNISTTeacher) -> None:
     """Figures 12 to 16 are cut from the pictures that a training logs: layout and reading must agree."""
     heldout = HeldOut.unseen(random_teacher, Mechanism.SHAPE, per_class=2)
     with seeded(0, "student"):
         student = TinyGANGenerator(NATIVE_MNIST.for_mechanism(Mechanism.SHAPE)).eval()
     config = Config("tinygan", (0,), Distill(30))
-    with store.start(ablations.ABLATION, config, "run") as run:
+    with store.start(ablation_losses_figures.ABLATION, config, "run") as run:
         run.log_image("shape/teacher over student", heldout.compare(student), 30)
     shown = pd.Series({"run_id": run.run_id, "param/distill.steps": "30", "mechanism": "shape"})
-    drawn = ablations._images(store, shown, Mechanism.SHAPE, 30)
+    drawn = ablation_losses_figures._images(store, shown, Mechanism.SHAPE, 30)
     for read, rendered in zip(drawn, (heldout.teacher, heldout.render(student)), strict=True):
         image = Mechanism.SHAPE.to_image(rendered[:10], 3)
         assert read.shape == image.shape
         assert (read - image).abs().max() <= 1 / 255 + 1e-4
 
 
-def test_means_are_written_with_interval_and_n(filled: tracking.Store) -> None:
-    table = ablations.means(filled, ablations.ABLATION)
+def test_means_are_written_with_interval_and_n(filled: run_store.Store) -> None:
+    table = ablation_losses_figures.means(filled, ablation_losses_figures.ABLATION)
     assert table.loc[("shape", "plain loss"), "mask IoU ↑"] == "0.6 [0.352, 0.848], n=3"
     assert table.loc[("shape", "cross entropy"), "mask IoU ↑"] == "0.1, n=1"
-    assert ablations.means(filled, "kl_convergence").empty
+    assert ablation_losses_figures.means(filled, "kl_convergence").empty

@@ -21,13 +21,17 @@ from matplotlib.text import Text
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from analysis import figures, gallery, render, runs, style, tables
-from skdcgn import tracking
+from analysis import mnist_kd as mnist_kd_figures
+from analysis.frame import style, view
+from analysis.frame import table as tables
+from analysis.report import gallery, render
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
 
-ANALYSIS = Path(runs.__file__).parent
+ANALYSIS = Path(view.__file__).parents[1]
 LABELS = torch.arange(10).repeat(2)
 
 
@@ -51,14 +55,14 @@ def tags(profile: str = "quick", dataset: str = "double_colored", **more: object
 
 
 @contextlib.contextmanager
-def group(store: tracking.Store, **tag: object) -> Iterator[tracking.Run]:
+def group(store: run_store.Store, **tag: object) -> Iterator[run_module.Run]:
     config = Config(profile=str(tag.get("profile", "quick")))
-    with store.start(runs.MNIST_KD, config, "group", {"level": "group"}, tags(**tag)) as parent:
+    with store.start(view.MNIST_KD, config, "group", {"level": "group"}, tags(**tag)) as parent:
         yield parent
 
 
 def add_run(
-    parent: tracking.Run,
+    parent: run_module.Run,
     mechanism: Mechanism,
     final: Mapping[str, float],
     seed: int = 0,
@@ -74,7 +78,7 @@ def add_run(
     images = torch.full((20, mechanism.channels, 8, 8), low)
     with (
         contextlib.suppress(RuntimeError),
-        parent.store.start(runs.MNIST_KD, config, f"{mechanism} {seed}", None, names, parent) as run,
+        parent.store.start(view.MNIST_KD, config, f"{mechanism} {seed}", None, names, parent) as run,
     ):
         for step in (6, 12):
             run.log_metrics("heldout", {key: final[key] * step / 12 for key in ("iou", "l1") if key in final}, step)
@@ -88,9 +92,9 @@ def add_run(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tracking.Store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> run_store.Store:
     """Shape at two seeds (and older or failed runs that must not count), texture at one, background missing."""
-    store = tracking.open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+    store = run_store.open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
     with group(store) as parent:
         add_run(parent, Mechanism.SHAPE, {"iou": 0.1}, seed=0)  # superseded below
         add_run(parent, Mechanism.SHAPE, {"iou": 0.2}, seed=2, steps=99)  # of another setting
@@ -113,8 +117,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tracking.Store:
 
 
 @pytest.fixture(scope="module")
-def finished(store: tracking.Store) -> pd.DataFrame:
-    return runs.finished_runs(store, runs.MNIST_KD)
+def finished(store: run_store.Store) -> pd.DataFrame:
+    return view.finished_runs(store, view.MNIST_KD)
 
 
 def texts(figure: Figure) -> str:
@@ -139,14 +143,14 @@ def test_finished_runs_are_typed_rows_of_children_only(finished: pd.DataFrame) -
     assert not [column for column in finished if column.startswith(("mlflow.", "system/", "loss/"))]
 
 
-def test_an_unknown_experiment_has_no_runs_but_the_columns(store: tracking.Store) -> None:
-    none = runs.finished_runs(store, "never_run")
+def test_an_unknown_experiment_has_no_runs_but_the_columns(store: run_store.Store) -> None:
+    none = view.finished_runs(store, "never_run")
     assert none.empty
-    assert runs.latest(none, "double_colored", "shape").empty
+    assert view.latest(none, "double_colored", "shape").empty
 
 
 def test_latest_takes_the_newest_of_each_seed_within_one_setting(finished: pd.DataFrame) -> None:
-    chosen = runs.latest(finished, "double_colored", Mechanism.SHAPE)
+    chosen = view.latest(finished, "double_colored", Mechanism.SHAPE)
     assert chosen["seed"].tolist() == [0, 1]
     assert chosen["final/iou"].tolist() == [0.8, 0.9]  # not the superseded, the failed or the 99-step run
 
@@ -157,33 +161,33 @@ def test_latest_takes_the_newest_of_each_seed_within_one_setting(finished: pd.Da
 def test_latest_prefers_the_widest_profile(finished: pd.DataFrame, present: tuple[str, ...], chosen: str) -> None:
     run = finished[finished["mechanism"] == "texture"]
     several = pd.concat([run.assign(profile=profile) for profile in present], ignore_index=True)
-    assert runs.latest(several, "double_colored", "texture")["profile"].tolist() == [chosen]
-    assert runs.latest(several, "double_colored", "texture", present[0])["profile"].tolist() == [present[0]]
+    assert view.latest(several, "double_colored", "texture")["profile"].tolist() == [chosen]
+    assert view.latest(several, "double_colored", "texture", present[0])["profile"].tolist() == [present[0]]
 
 
 def test_a_trial_with_other_settings_does_not_take_the_place_of_the_profiles_own(finished: pd.DataFrame) -> None:
     settings = finished.assign(overrides="none")
     trial = (
-        runs.latest(settings, "double_colored", "shape")
+        view.latest(settings, "double_colored", "shape")
         .iloc[[0]]
         .assign(run_id="trial", overrides="loss.kl=0.5", start_time=pd.Timestamp("2100-01-01", tz="UTC"))
     )
     both = pd.concat([settings, trial], ignore_index=True)
-    assert "trial" not in set(runs.latest(both, "double_colored", "shape")["run_id"])
-    assert list(runs.latest(trial, "double_colored", "shape")["run_id"]) == ["trial"]
+    assert "trial" not in set(view.latest(both, "double_colored", "shape")["run_id"])
+    assert list(view.latest(trial, "double_colored", "shape")["run_id"]) == ["trial"]
 
 
-def test_an_unknown_profile_or_dataset_is_refused(store: tracking.Store, finished: pd.DataFrame) -> None:
+def test_an_unknown_profile_or_dataset_is_refused(store: run_store.Store, finished: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="no profile 'huge': choose one of full, paper"):
-        runs.latest(finished, "double_colored", "shape", "huge")
+        view.latest(finished, "double_colored", "shape", "huge")
     with pytest.raises(InputError, match="no dataset 'mnist': choose one of double_colored"):
-        figures.figure_7(store, "mnist")
+        mnist_kd_figures.figure_7(store, "mnist")
 
 
-def test_metric_history_keeps_the_later_of_two_values_of_a_step(store: tracking.Store, finished: pd.DataFrame) -> None:
+def test_metric_history_keeps_the_later_of_two_values_of_a_step(store: run_store.Store, finished: pd.DataFrame) -> None:
     run_id = finished[finished["profile"] == "smoke"]["run_id"].item()
     store.client.log_metric(run_id, "loss/pixel", 5.0, step=6)  # as a killed and continued run may do
-    history = runs.metric_history(store, run_id, ["loss/", "heldout/iou"])
+    history = view.metric_history(store, run_id, ["loss/", "heldout/iou"])
     assert sorted(history["key"].unique()) == ["heldout/iou", "loss/pixel", "loss/total"]
     pixel = history[history["key"] == "loss/pixel"]
     assert pixel["step"].tolist() == [6, 12]
@@ -201,18 +205,18 @@ def test_metric_history_keeps_the_later_of_two_values_of_a_step(store: tracking.
     ],
 )
 def test_the_notebooks_show_the_digits_only_where_nothing_else_was_run(
-    monkeypatch: pytest.MonkeyPatch, store: tracking.Store, present: set[str], shown: str
+    monkeypatch: pytest.MonkeyPatch, store: run_store.Store, present: set[str], shown: str
 ) -> None:
     found = [SimpleNamespace(data=SimpleNamespace(tags={"dataset": name})) for name in sorted(present)]
     monkeypatch.setattr(store, "search", lambda *_: found)
-    assert runs.main_dataset(store) == shown
+    assert view.main_dataset(store) == shown
 
 
 # --- figures
 
 
-def test_figure_7_draws_the_teacher_over_the_student(store: tracking.Store, finished: pd.DataFrame) -> None:
-    drawn = figures.figure_7(store)
+def test_figure_7_draws_the_teacher_over_the_student(store: run_store.Store, finished: pd.DataFrame) -> None:
+    drawn = mnist_kd_figures.figure_7(store)
     assert list(drawn) == list(Mechanism)
     for block in (0, 1):
         pixels = picture(drawn[Mechanism.SHAPE], block)
@@ -220,7 +224,7 @@ def test_figure_7_draws_the_teacher_over_the_student(store: tracking.Store, fini
         assert (pixels[12:20, 2:10] == 255).all()  # student: a full one
     words = texts(drawn[Mechanism.SHAPE])
     caption = drawn[Mechanism.SHAPE].texts[1].get_text().replace("\n", " ")
-    run_id = runs.latest(finished, "double_colored", "shape")["run_id"].iloc[0]
+    run_id = view.latest(finished, "double_colored", "shape")["run_id"].iloc[0]
     assert drawn[Mechanism.SHAPE].texts[0].get_text().startswith("Fig. 7a: shape mechanism")
     assert f"Run {run_id[:8]}, profile quick, 12 steps, seed 0; teacher: a teacher." in caption
     assert "IoU 0.800" in caption
@@ -229,29 +233,29 @@ def test_figure_7_draws_the_teacher_over_the_student(store: tracking.Store, fini
     assert "stand-in" not in words
 
 
-def test_a_missing_run_shows_as_a_gap_with_its_command(store: tracking.Store) -> None:
+def test_a_missing_run_shows_as_a_gap_with_its_command(store: run_store.Store) -> None:
     assert "python experiments/mnist_kd.py --mechanism background" in texts(
-        figures.figure_7(store)[Mechanism.BACKGROUND]
+        mnist_kd_figures.figure_7(store)[Mechanism.BACKGROUND]
     )
-    full = figures.figure_7(store, "wildlife", "full")[Mechanism.SHAPE]
+    full = mnist_kd_figures.figure_7(store, "wildlife", "full")[Mechanism.SHAPE]
     assert "python experiments/mnist_kd.py --profile full --dataset wildlife --mechanism shape" in texts(full)
     assert not full.axes[0].images
-    for figure in (figures.figure_11(store, "digits"), figures.figure_6_mnist(store, "digits")):
+    for figure in (mnist_kd_figures.figure_11(store, "digits"), mnist_kd_figures.figure_6_mnist(store, "digits")):
         assert "python experiments/mnist_kd.py --dataset digits" in texts(figure)
-    assert "--mechanism background" in texts(figures.learning_curves(store)[Mechanism.BACKGROUND])
+    assert "--mechanism background" in texts(mnist_kd_figures.learning_curves(store)[Mechanism.BACKGROUND])
 
 
-def test_what_was_run_on_less_says_so_in_its_title(store: tracking.Store) -> None:
-    digits = figures.figure_7(store, "digits")[Mechanism.SHAPE]
+def test_what_was_run_on_less_says_so_in_its_title(store: run_store.Store) -> None:
+    digits = mnist_kd_figures.figure_7(store, "digits")[Mechanism.SHAPE]
     assert "stand-in: not MNIST" in digits.texts[0].get_text().replace("\n", " ")
-    smoke = figures.learning_curves(store, profile="smoke")[Mechanism.SHAPE]
+    smoke = mnist_kd_figures.learning_curves(store, profile="smoke")[Mechanism.SHAPE]
     assert "smoke test" in smoke.texts[0].get_text()
     stand_in = pd.Series({"dataset": "double_colored", "stand_in": True, "profile": "full"})
-    assert runs.stand_in_note(stand_in) == "stand-in teacher"
+    assert view.stand_in_note(stand_in) == "stand-in teacher"
 
 
-def test_figure_6_draws_skdcgn_over_cgn_with_all_labels(store: tracking.Store) -> None:
-    figure = figures.figure_6_mnist(store)
+def test_figure_6_draws_skdcgn_over_cgn_with_all_labels(store: run_store.Store) -> None:
+    figure = mnist_kd_figures.figure_6_mnist(store)
     pixels = picture(figure)
     assert (pixels[2:10, 2:10] == 255).all()  # the students' counterfactuals are white here
     assert (pixels[12:20, 2:10] == 0).all()
@@ -260,19 +264,19 @@ def test_figure_6_draws_skdcgn_over_cgn_with_all_labels(store: tracking.Store) -
     assert "background\n2\n3\n4\n5\n6\n7\n8\n9\n0\n1\n" in words
 
 
-def test_figure_11_puts_a_number_on_the_noise(store: tracking.Store) -> None:
-    words = texts(figures.figure_11(store)).replace("\n", " ")
+def test_figure_11_puts_a_number_on_the_noise(store: run_store.Store) -> None:
+    words = texts(mnist_kd_figures.figure_11(store)).replace("\n", " ")
     assert "25.0 % of the mask pixels" in words
     assert "5 of 20 masks fall into several pieces" in words
 
 
-def test_learning_curves_draw_each_seed_and_their_mean(store: tracking.Store) -> None:
-    iou, l1, losses = figures.learning_curves(store)[Mechanism.SHAPE].axes
+def test_learning_curves_draw_each_seed_and_their_mean(store: run_store.Store) -> None:
+    iou, l1, losses = mnist_kd_figures.learning_curves(store)[Mechanism.SHAPE].axes
     first, second, mean = (line.get_ydata() for line in iou.lines)
     np.testing.assert_allclose([first, second, mean], [[0.4, 0.8], [0.45, 0.9], [0.425, 0.85]])
     assert l1.get_title() == "held-out L1 ↓"
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["total", "pixel"]
-    assert len(figures.learning_curves(store)[Mechanism.TEXTURE].axes) == 2  # no IoU
+    assert len(mnist_kd_figures.learning_curves(store)[Mechanism.TEXTURE].axes) == 2  # no IoU
 
 
 def test_sheets_keep_the_pixels_and_figures_are_saved_twice(tmp_path: Path) -> None:
@@ -337,7 +341,7 @@ def gallery_record() -> Iterator[dict[str, object]]:
 
 def test_every_figure_of_a_gallery_is_drawn(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    filled = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    filled = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     ids = set(record.add(filled, gallery_record()).values())
     keys = ("2", "6", "6 on MNIST", "7", "11", "12", "13", "14", "15", "15 on MNIST", "16")
     keys += ("learning curves", "noise pairing", "objectives", "convergence")
@@ -348,8 +352,8 @@ def test_every_figure_of_a_gallery_is_drawn(tmp_path: Path, empty_store: Path) -
             assert set(style.cited(figure)) <= ids, name
 
 
-def test_small_copies_are_small(store: tracking.Store, tmp_path: Path) -> None:
-    figure = figures.learning_curves(store)[Mechanism.SHAPE]
+def test_small_copies_are_small(store: run_store.Store, tmp_path: Path) -> None:
+    figure = mnist_kd_figures.learning_curves(store)[Mechanism.SHAPE]
     style.save_small(figure, tmp_path / "small.png")
     with Image.open(tmp_path / "small.png") as picture:
         assert picture.mode == "P"
@@ -359,7 +363,7 @@ def test_small_copies_are_small(store: tracking.Store, tmp_path: Path) -> None:
 
 def test_deleting_a_run_shows_the_gap(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    filled = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    filled = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     ids = record.add(filled, (run for run in gallery_record() if run["experiment"] == "mnist_kd"))
     assert not any(style.is_gap(figure) for figure in gallery.FIGURES["7"](filled).values())
     for seed in range(2):
@@ -385,8 +389,8 @@ def test_a_shown_figure_names_its_runs(monkeypatch: pytest.MonkeyPatch, tmp_path
 # --- tables
 
 
-def test_tables_of_one_store_do_not_share_their_styles(store: tracking.Store) -> None:
-    pages = [tables.compression(store, dataset)._repr_html_() for dataset in ("double_colored", "digits")]
+def test_tables_of_one_store_do_not_share_their_styles(store: run_store.Store) -> None:
+    pages = [mnist_kd_figures.compression(store, dataset)._repr_html_() for dataset in ("double_colored", "digits")]
     first, second = ({*re.findall(r"#T_(\w+?)_row", page)} for page in pages)
     assert first
     assert not first & second
@@ -407,8 +411,8 @@ def cell(table: tables.Table, mechanism: str, quantity: str, model: str) -> str:
     return table.text.loc[(mechanism, quantity), model]
 
 
-def test_compression_has_hand_checked_values(store: tracking.Store) -> None:
-    table = tables.compression(store)
+def test_compression_has_hand_checked_values(store: run_store.Store) -> None:
+    table = mnist_kd_figures.compression(store)
     assert list(table.text.columns) == ["teacher", "paper's student", "ours"]
     assert cell(table, "shape", "parameters", "teacher") == "1,000"
     assert cell(table, "shape", "parameters", "ours") == "50 (20.0× smaller)"
@@ -425,14 +429,14 @@ def test_compression_has_hand_checked_values(store: tracking.Store) -> None:
     assert any("12 steps, seeds 0, 1" in note and "a machine" in note for note in table.notes)
 
 
-def test_the_published_student_has_its_known_size_without_a_run(store: tracking.Store) -> None:
-    table = tables.compression(store)
+def test_the_published_student_has_its_known_size_without_a_run(store: run_store.Store) -> None:
+    table = mnist_kd_figures.compression(store)
     assert cell(table, "shape", "parameters", "paper's student") == "2,101,955 (2102.0× larger)"
     assert cell(table, "background", "parameters", "paper's student") == "2,101,955"  # no teacher to compare with
 
 
-def test_gaps_of_a_table_are_numbered_by_their_commands(store: tracking.Store) -> None:
-    table = tables.compression(store)
+def test_gaps_of_a_table_are_numbered_by_their_commands(store: run_store.Store) -> None:
+    table = mnist_kd_figures.compression(store)
     gap = cell(table, "background", "L1 ↓", "ours")
     number = int(re.fullmatch(r"no finished run \[(\d+)\]", gap)[1])
     assert table.commands[number - 1] == "python experiments/mnist_kd.py --mechanism background"
@@ -444,22 +448,22 @@ def test_gaps_of_a_table_are_numbered_by_their_commands(store: tracking.Store) -
 
 
 def test_runs_of_the_paper_profile_fill_the_papers_column_only(
-    monkeypatch: pytest.MonkeyPatch, store: tracking.Store, finished: pd.DataFrame
+    monkeypatch: pytest.MonkeyPatch, store: run_store.Store, finished: pd.DataFrame
 ) -> None:
-    published = runs.latest(finished, "double_colored", "texture").assign(profile="paper")
-    small = tables.compression(store)
-    monkeypatch.setattr(runs, "finished_runs", lambda *_: published.assign(**{"final/parameters": 2_101_955.0}))
-    table = tables.compression(store)
+    published = view.latest(finished, "double_colored", "texture").assign(profile="paper")
+    small = mnist_kd_figures.compression(store)
+    monkeypatch.setattr(view, "finished_runs", lambda *_: published.assign(**{"final/parameters": 2_101_955.0}))
+    table = mnist_kd_figures.compression(store)
     assert cell(table, "texture", "L1 ↓", "paper's student") == "0.125, n=1"
     assert cell(table, "texture", "L1 ↓", "ours").startswith("no finished run")
     assert cell(table, "texture", "parameters", "teacher") == "1,000"
-    monkeypatch.setattr(runs, "finished_runs", lambda *_: published)  # not the published architecture
-    assert cell(tables.compression(store), "texture", "L1 ↓", "paper's student").startswith("no finished run")
+    monkeypatch.setattr(view, "finished_runs", lambda *_: published)  # not the published architecture
+    assert cell(mnist_kd_figures.compression(store), "texture", "L1 ↓", "paper's student").startswith("no finished run")
     assert cell(small, "texture", "L1 ↓", "paper's student").startswith("no finished run")
 
 
-def test_tables_are_saved_as_csv_and_latex(store: tracking.Store, tmp_path: Path) -> None:
-    tables.compression(store, "digits").save("compression", tmp_path)
+def test_tables_are_saved_as_csv_and_latex(store: run_store.Store, tmp_path: Path) -> None:
+    mnist_kd_figures.compression(store, "digits").save("compression", tmp_path)
     cells = pd.read_csv(tmp_path / "tables" / "compression.csv")
     ours = cells.query("mechanism == 'shape' and metric == 'final/iou' and model == 'ours'")
     assert ours[["mean", "n"]].to_numpy().tolist() == [[0.7, 1]]
@@ -484,7 +488,7 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def output(store: tracking.Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(store: run_store.Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The notebooks, rendered once from the store made by hand."""
     folder = tmp_path_factory.mktemp("rendered") / "output"
     assert render.render(render.Config(store.uri, folder)) == folder / "report.html"
@@ -530,7 +534,7 @@ def test_rendering_leaves_figures_and_tables_and_nothing_else(output: Path) -> N
     assert sorted(path.name for path in output.iterdir()) == ["figures", "report.html", "tables"]
 
 
-def test_a_failing_cell_is_named_and_the_old_report_stays(store: tracking.Store, tmp_path: Path) -> None:
+def test_a_failing_cell_is_named_and_the_old_report_stays(store: run_store.Store, tmp_path: Path) -> None:
     broken = tmp_path / "broken.ipynb"
     cells = [new_markdown_cell("# Broken"), new_code_cell("fine = 1"), new_code_cell("wrong = 1 / 0\nprint(wrong)")]
     nbformat.write(new_notebook(cells=cells), broken)

@@ -8,24 +8,29 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from analysis import baseline as shown
-from analysis import style
+from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
+from analysis.frame import style
 from experiments import baseline_cgn_tinygan
-from skdcgn import baseline, miniature_data, weights
-from skdcgn.baseline import TinyGANImageNetCGN, UnconstrainedTeacher
-from skdcgn.distill import DistillConfig, Distiller
-from skdcgn.errors import InputError
-from skdcgn.imagenet import ImageNetTeacher
-from skdcgn.losses import LossConfig, discriminator_terms, generator_terms
+from skdcgn.cgn import baseline
+from skdcgn.cgn import teachers as cgn_teachers
+from skdcgn.cgn.baseline import TinyGANImageNetCGN
+from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
+from skdcgn.cgn.teachers import ImageNetTeacher, UnconstrainedTeacher
+from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
+from skdcgn.data import labels as data_labels
+from skdcgn.data import miniature as miniature_data
+from skdcgn.data import weights
+from skdcgn.errors import InputError, Interrupted
+from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism, compose
-from skdcgn.metrics import parameters
-from skdcgn.models.cgn_imagenet import MINIATURE, ImageNetCGN
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.models.u2net import SMALL_WIDTHS, U2Net
-from skdcgn.real_images import RealBatches
-from skdcgn.runtime import Interrupted, seeded, stream
-from skdcgn.teachers import FreshBatches
-from skdcgn.tracking import Store
+from skdcgn.randomness import seeded, stream
+from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
+from skdcgn.runs.store import Store
+from skdcgn.tinygan.distillation import DistillConfig, Distiller
+from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.real_batches import RealBatches
+from skdcgn.tinygan.records import FreshBatches
 
 ARCHITECTURE = replace(NATIVE_MNIST, width=4)
 
@@ -155,21 +160,21 @@ def save_student(store: Store, mechanism: Mechanism, width: int, **tags: str) ->
 def test_students_of_the_profiles_own_settings_are_found(store: Store, miniature: ImageNetCGN) -> None:
     teacher = ImageNetTeacher.of(miniature, "miniature", 1.0)
     teacher.sha256 = "t"
-    assert baseline.find_students(store, "quick", teacher) is None
+    assert baseline_cgn_tinygan_recipe.find_students(store, "quick", teacher) is None
     save_student(store, Mechanism.TEXTURE, 4)
     save_student(store, Mechanism.BACKGROUND, 5)
     save_student(store, Mechanism.SHAPE, 6, classes="0-4")
     save_student(store, Mechanism.SHAPE, 7, profile="full")
-    assert baseline.find_students(store, "quick", teacher) is None
+    assert baseline_cgn_tinygan_recipe.find_students(store, "quick", teacher) is None
     save_student(store, Mechanism.SHAPE, 8)
     save_student(store, Mechanism.SHAPE, 9, overrides="loss.kl=0.0")
-    students = baseline.find_students(store, "quick", teacher)
+    students = baseline_cgn_tinygan_recipe.find_students(store, "quick", teacher)
     sizes = {
         m: parameters(TinyGANGenerator(replace(NATIVE_MNIST, width=w).for_mechanism(m)))
         for m, w in zip(Mechanism, (8, 4, 5), strict=True)
     }
     assert {m: students.parameters(m) for m in Mechanism} == sizes
-    assert baseline.find_students(store, "quick", None) is None
+    assert baseline_cgn_tinygan_recipe.find_students(store, "quick", None) is None
 
 
 # --- the CGN and its measures ----------------------------------------------------------------------------------------
@@ -246,7 +251,7 @@ class Painted:
 
 @pytest.mark.parametrize(("share", "collapsed"), [(0.5, 0.0), (1 / 32, 1.0), (1.0, 1.0)])
 def test_measures_of_known_counterfactuals(share: float, collapsed: float, reference: UnconstrainedTeacher) -> None:
-    measured = baseline.measure(Painted(share), reference, 40)
+    measured = baseline_cgn_tinygan_recipe.measure(Painted(share), reference, 40)
     assert measured["mask_share"] == pytest.approx(share)
     assert measured["mask_grey"] == 0
     assert measured["mask_collapsed"] == collapsed
@@ -257,17 +262,17 @@ def test_measures_of_known_counterfactuals(share: float, collapsed: float, refer
 
 
 def test_counterfactuals_share_noise_and_permute_labels(reference: UnconstrainedTeacher) -> None:
-    noise, labels = baseline.counterfactual_inputs(reference, 30)
+    noise, labels = baseline_cgn_tinygan_recipe.counterfactual_inputs(reference, 30)
     assert labels[Mechanism.SHAPE].tolist() == [*range(10)] * 3
     assert not torch.equal(labels[Mechanism.TEXTURE], labels[Mechanism.SHAPE])
     assert not torch.equal(labels[Mechanism.TEXTURE], labels[Mechanism.BACKGROUND])
-    drawn = baseline.compose_counterfactuals(Painted(0.25), noise, labels)
+    drawn = baseline_cgn_tinygan_recipe.compose_counterfactuals(Painted(0.25), noise, labels)
     assert torch.equal(drawn.image, compose(drawn.mask, drawn.texture, drawn.background))
 
 
 @pytest.mark.parametrize(("count", "classes", "expected"), [(5, 3, [0, 1, 2, 0, 1]), (3, 1000, [0, 500, 999])])
 def test_labels_are_spread(count: int, classes: int, expected: list[int]) -> None:
-    assert baseline.spread_labels(count, classes).tolist() == expected
+    assert data_labels.spread_labels(count, classes).tolist() == expected
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------
@@ -279,7 +284,7 @@ def experiment(
 ) -> baseline_cgn_tinygan.Config:
     """The smoke config with a random miniature."""
     monkeypatch.setattr(
-        baseline,
+        baseline_cgn_tinygan_recipe,
         "miniature_teacher",
         lambda device: ImageNetTeacher.of(miniature, "random miniature", 1.0, stand_in=True, device=device),
     )
@@ -289,21 +294,25 @@ def experiment(
 
 
 def test_stages_run_once_and_feed_figures_and_table(experiment, store: Store, monkeypatch) -> None:
-    figures = [*shown.figure_8(store).values(), shown.figure_9(store), shown.figure_10(store)]
+    figures = [
+        *baseline_cgn_tinygan_figures.figure_8(store).values(),
+        baseline_cgn_tinygan_figures.figure_9(store),
+        baseline_cgn_tinygan_figures.figure_10(store),
+    ]
     assert all(style.is_gap(figure) for figure in figures)
-    assert shown.comparison(store).empty
+    assert baseline_cgn_tinygan_figures.comparison(store).empty
 
     first = baseline_cgn_tinygan.main(replace(experiment, stage="tinygan"))
     assert first.index.tolist() == ["tinygan"]
     assert {"l1", "ssim", "parameters", "teacher_parameters"} <= set(first)
-    monkeypatch.setattr(baseline, "distil_unconstrained", None)  # it must not run again
+    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "distil_unconstrained", None)  # it must not run again
     trained = baseline_cgn_tinygan.main(replace(experiment, stage="cgn"))
     assert {"reconstruction", "mask_entropy", "mask_share", "background_saliency"} <= set(trained)
-    monkeypatch.setattr(baseline, "train_baseline", None)
+    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "train_baseline", None)
     table = baseline_cgn_tinygan.main(experiment)
     assert set(table.index) == {"baseline", "cgn"}
     assert table["mask_share"].between(0, 1).all()
-    monkeypatch.setattr(baseline, "measure_run", None)
+    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "measure_run", None)
     assert baseline_cgn_tinygan.main(experiment).equals(table)
 
     runs = store.search("baseline_cgn_tinygan")
@@ -314,10 +323,14 @@ def test_stages_run_once_and_feed_figures_and_table(experiment, store: Store, mo
     (cgn_run,) = (run for run in children if run.data.tags["stage"] == "cgn")
     assert cgn_run.data.tags["perceptual"] == "random"
 
-    figures = [*shown.figure_8(store).values(), shown.figure_9(store), shown.figure_10(store)]
+    figures = [
+        *baseline_cgn_tinygan_figures.figure_8(store).values(),
+        baseline_cgn_tinygan_figures.figure_9(store),
+        baseline_cgn_tinygan_figures.figure_10(store),
+    ]
     assert not any(style.is_gap(figure) for figure in figures)
     assert all("stand-in" in figure.texts[0].get_text() for figure in figures)
-    cells = shown.comparison(store)
+    cells = baseline_cgn_tinygan_figures.comparison(store)
     assert "stand-in" in cells.title
     assert cells.text["SKDCGN"].str.startswith("no finished run").all()
     assert any("imagenet_kd" in command for command in cells.commands)
@@ -327,7 +340,7 @@ def test_killed_training_ends_as_the_unbroken_one(experiment, store: Store, monk
     tinygan = baseline_cgn_tinygan.main(replace(experiment, stage="tinygan"))
     whole = baseline_cgn_tinygan.main(replace(experiment, stage="cgn"))
     killed = replace(experiment, stage="cgn", runtime=replace(experiment.runtime, force=True, checkpoint_every=1))
-    update, calls = baseline.ReconstructionTrainer.update, []
+    update, calls = baseline_cgn_tinygan_recipe.ReconstructionTrainer.update, []
 
     def interrupted(self):
         calls.append(self.step)
@@ -335,7 +348,7 @@ def test_killed_training_ends_as_the_unbroken_one(experiment, store: Store, monk
             raise Interrupted(15)
         return update(self)
 
-    monkeypatch.setattr(baseline.ReconstructionTrainer, "update", interrupted)
+    monkeypatch.setattr(baseline_cgn_tinygan_recipe.ReconstructionTrainer, "update", interrupted)
     with pytest.raises(Interrupted):
         baseline_cgn_tinygan.main(killed)
     assert len(tinygan) == 1
@@ -383,16 +396,18 @@ def test_real_images_are_needed_where_the_teacher_is_real(reference: Unconstrain
     recipe = baseline_cgn_tinygan.DEFAULTS["smoke"].tinygan
     runtime = baseline_cgn_tinygan.DEFAULTS["smoke"].runtime
     with pytest.raises(InputError, match="give --real-images"):
-        baseline.distil_unconstrained(None, reference, recipe, runtime, 0)
+        baseline_cgn_tinygan_recipe.distil_unconstrained(None, reference, recipe, runtime, 0)
 
 
 def test_parts_come_from_their_own_files_where_given(miniature: ImageNetCGN, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(weights, "status", lambda file: ("missing", ""))
-    monkeypatch.setattr(baseline, "CGN_256", MINIATURE)  # as if the files were full-sized
+    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "CGN_256", MINIATURE)  # as if the files were full-sized
     torch.save(miniature.biggan_GT.state_dict(), tmp_path / "biggan.bin")
     torch.save(miniature.u2net.state_dict(), tmp_path / "u2net.pth")
-    parts = baseline.load_parts(None, tmp_path / "biggan.bin", tmp_path / "u2net.pth", miniature=False, truncation=1.0)
+    parts = cgn_teachers.load_parts(
+        None, tmp_path / "biggan.bin", tmp_path / "u2net.pth", miniature=False, truncation=1.0
+    )
     assert parts.teacher is None
     assert parts.reference.name == "biggan.bin"
     assert not parts.reference.stand_in
-    assert baseline.digest(parts.load_u2net()) == baseline.digest(miniature.u2net)
+    assert cgn_teachers.digest(parts.load_u2net()) == cgn_teachers.digest(miniature.u2net)

@@ -9,13 +9,13 @@ import torch
 
 from benchmarks import distillation_step, inference, teacher_sampling, timing
 from benchmarks.published_step import PublishedDiscriminator, PublishedGenerator, PublishedTraining
-from skdcgn.distill import DistillConfig, Distiller
 from skdcgn.errors import InputError
-from skdcgn.losses import LossConfig
-from skdcgn.metrics import parameters
-from skdcgn.models.tinygan import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.runtime import seeded, stream
-from skdcgn.teachers import Records
+from skdcgn.measure.cost import parameters
+from skdcgn.randomness import seeded, stream
+from skdcgn.tinygan.distillation import DistillConfig, Distiller
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.records import Records
 
 TINY = TinyGANConfig(
     resolution=16, width=4, blocks=3, label_input="one_hot", class_dim=8, class_rows=12, mask_channels=3

@@ -15,9 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn.errors import InputError
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism
-from skdcgn.models.cgn_imagenet import (
+from skdcgn.cgn.imagenet import (
     CGN_256,
     GENERATORS,
     MINIATURE,
@@ -28,8 +26,10 @@ from skdcgn.models.cgn_imagenet import (
     load_mechanism,
     truncated_noise,
 )
-from skdcgn.models.u2net import RSU, SMALL_WIDTHS, U2Net
-from skdcgn.runtime import stream
+from skdcgn.cgn.u2net import RSU, SMALL_WIDTHS, U2Net
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.randomness import stream
 
 TRUNCATION = 0.5
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn import cgn_losses
-from skdcgn.cgn_losses import CGNLossConfig, Rendered, cgn_terms
+from skdcgn.cgn import losses
+from skdcgn.cgn.losses import CGNLossConfig, Rendered, cgn_terms
+from skdcgn.cgn.perceptual import StyleFeatures, gram_matrix, style_distance
 from skdcgn.errors import InputError
-from skdcgn.perceptual import StyleFeatures, gram_matrix, style_distance
-from skdcgn.runtime import seeded, stream
+from skdcgn.randomness import seeded, stream
 
 SMALL = CGNLossConfig(patch_side=16, patch_size=3, patch_positions=5, patch_grid=2)
 
@@ -42,11 +42,11 @@ def test_composition_is_equation_1() -> None:
 def test_reconstruction_is_the_mean_absolute_difference() -> None:
     image = torch.tensor([0.5, -1.0, 0.0]).view(1, 3, 1, 1)
     target = torch.tensor([0.0, 1.0, 0.25]).view(1, 3, 1, 1)
-    assert cgn_losses.reconstruction_distance(image, target).item() == pytest.approx((0.5 + 2 + 0.25) / 3)
+    assert losses.reconstruction_distance(image, target).item() == pytest.approx((0.5 + 2 + 0.25) / 3)
 
 
 def test_binary_entropy_is_in_bits() -> None:
-    entropy = [cgn_losses.binary_entropy(torch.full((1, 1, 2, 2), p)).item() for p in (0.5, 0.25, 0.0001)]
+    entropy = [losses.binary_entropy(torch.full((1, 1, 2, 2), p)).item() for p in (0.5, 0.25, 0.0001)]
     assert entropy[0] == pytest.approx(1.0)
     assert entropy[1] == pytest.approx(0.25 * 2 + 0.75 * math.log2(4 / 3))
     assert entropy[2] == pytest.approx(0.0001 * math.log2(10_000) + 0.9999 * math.log2(1 / 0.9999), rel=1e-3)
@@ -56,16 +56,16 @@ def test_mask_size_hinge_leaves_the_interval_alone() -> None:
     masks = torch.tensor([0.02, 0.1, 0.5, 0.9, 0.96]).view(5, 1, 1, 1).expand(5, 1, 4, 4)
     by_hand = [0.08, 0, 0, 0, 0.06]
     for mask, expected in zip(masks.split(1), by_hand, strict=True):
-        assert cgn_losses.mask_size_hinge(mask).item() == pytest.approx(expected, abs=1e-6)
-    assert cgn_losses.mask_size_hinge(masks).item() == pytest.approx(sum(by_hand) / 5, abs=1e-6)
+        assert losses.mask_size_hinge(mask).item() == pytest.approx(expected, abs=1e-6)
+    assert losses.mask_size_hinge(masks).item() == pytest.approx(sum(by_hand) / 5, abs=1e-6)
     # It looks at each image's share, not at the batch's: one full and one empty mask are both wrong.
     full_and_empty = torch.stack([torch.ones(1, 4, 4), torch.zeros(1, 4, 4)])
-    assert cgn_losses.mask_size_hinge(full_and_empty, 0.2, 0.7).item() == pytest.approx((0.2 + 0.3) / 2)
+    assert losses.mask_size_hinge(full_and_empty, 0.2, 0.7).item() == pytest.approx((0.2 + 0.3) / 2)
 
 
 def test_background_saliency_is_a_mean() -> None:
     saliency = torch.tensor([[0.0, 1.0], [0.5, 0.1]]).view(1, 1, 2, 2)
-    assert cgn_losses.background_saliency(saliency).item() == pytest.approx(0.4)
+    assert losses.background_saliency(saliency).item() == pytest.approx(0.4)
 
 
 def test_gram_matrix_by_hand() -> None:
@@ -85,7 +85,7 @@ def test_patches_come_from_where_the_mask_is() -> None:
     place = torch.arange(64.0).view(8, 8).expand(1, 3, 8, 8)
     mask = torch.zeros(1, 1, 8, 8)
     mask[:, :, 4:, 4:] = 1
-    patches = cgn_losses.texture_patches(place, mask, stream(0, "patches"), side=8, size=2, positions=9, grid=4)
+    patches = losses.texture_patches(place, mask, stream(0, "patches"), side=8, size=2, positions=9, grid=4)
     assert patches.shape == (1, 3, 8, 8)
     corners = {8 * row + column for row in range(4, 7) for column in range(4, 7)}  # of 2x2 patches within the object
     seen = set()
@@ -102,12 +102,12 @@ def test_patches_come_from_where_the_mask_is() -> None:
 def test_patches_are_each_images_own_and_repeatable() -> None:
     image = torch.stack([torch.full((3, 20, 20), value) for value in (-0.5, 0.5)])
     mask = torch.rand(2, 1, 20, 20, generator=stream(0, "mask"))
-    patches = cgn_losses.texture_patches(image, mask, stream(1, "patches"))
+    patches = losses.texture_patches(image, mask, stream(1, "patches"))
     assert torch.allclose(patches, image, atol=1e-5)
     varied = torch.rand(2, 3, 20, 20, generator=stream(2, "image"))
-    first, second = (cgn_losses.texture_patches(varied, mask, stream(1, "patches")) for _ in range(2))
+    first, second = (losses.texture_patches(varied, mask, stream(1, "patches")) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, cgn_losses.texture_patches(varied, mask, stream(2, "patches")))
+    assert not torch.equal(first, losses.texture_patches(varied, mask, stream(2, "patches")))
 
 
 def test_terms_are_the_weighted_losses(features: StyleFeatures) -> None:
@@ -115,12 +115,12 @@ def test_terms_are_the_weighted_losses(features: StyleFeatures) -> None:
     terms = cgn_terms(outputs, features, SMALL, stream(0, "patches"))
     assert list(terms) == ["reconstruction", "perceptual", "texture", "binary", "mask_size", "background"]
     assert terms["reconstruction"].item() == pytest.approx(100 * F.l1_loss(outputs.image, outputs.target).item())
-    assert terms["binary"].item() == pytest.approx(300 * cgn_losses.binary_entropy(outputs.mask).item())
+    assert terms["binary"].item() == pytest.approx(300 * losses.binary_entropy(outputs.mask).item())
     assert terms["mask_size"].item() == pytest.approx(500 * (0.1 - outputs.mask.mean(dim=(1, 2, 3))).mean().item())
     assert terms["background"].item() == pytest.approx(2000 * outputs.saliency.mean().item())
     perceptual = style_distance(features(outputs.image), features(outputs.target), (4.0, 4.0, 4.0, 4.0))
     assert terms["perceptual"].item() == pytest.approx(perceptual.item(), rel=1e-4)
-    patches = cgn_losses.texture_patches(outputs.target, outputs.mask, stream(0, "patches"), 16, 3, 5, 2)
+    patches = losses.texture_patches(outputs.target, outputs.mask, stream(0, "patches"), 16, 3, 5, 2)
     texture = style_distance(features(outputs.texture), features(patches), (0.0, 5.0, 5.0, 0.0))
     assert terms["texture"].item() == pytest.approx(texture.item(), rel=1e-4)
 

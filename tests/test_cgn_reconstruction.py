@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from skdcgn import perceptual
-from skdcgn.baseline import TinyGANImageNetCGN
-from skdcgn.cgn_losses import CGNLossConfig
-from skdcgn.cgn_reconstruction import ReconstructionConfig, ReconstructionTrainer, render
+from skdcgn.cgn import perceptual
+from skdcgn.cgn.baseline import TinyGANImageNetCGN
+from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
+from skdcgn.cgn.losses import CGNLossConfig
+from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer, render
+from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
-from skdcgn.models.cgn_imagenet import MINIATURE, ImageNetCGN
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANGenerator
-from skdcgn.models.u2net import SMALL_WIDTHS, U2Net
-from skdcgn.runtime import seeded, stream
+from skdcgn.randomness import seeded, stream
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
 
 CONFIG = ReconstructionConfig(
     steps=4,

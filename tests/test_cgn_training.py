@@ -12,15 +12,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from skdcgn import cgn_training, weights
-from skdcgn.cgn_training import PUBLISHED, CGNTrainer, CGNTrainingConfig
-from skdcgn.classification import ClassifierConfig
-from skdcgn.data import TensorSet, make_dataset
+from skdcgn.cgn import adversarial
+from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainer, CGNTrainingConfig
+from skdcgn.cgn.baseline import TinyGANCGN
+from skdcgn.cgn.mnist import CGN, UpsampledConv2d
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.commands import train_cgn
+from skdcgn.data import weights
+from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.errors import InputError
+from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.mechanisms import Mechanism, compose
-from skdcgn.models.cgn_mnist import CGN, UpsampledConv2d
-from skdcgn.models.tinygan import TinyGANCGN, TinyGANConfig
-from skdcgn.runtime import load_checkpoint, save_checkpoint, seeded
+from skdcgn.randomness import seeded
+from skdcgn.tinygan.networks import TinyGANConfig
 
 TINY = CGNTrainingConfig(steps=6, batch_size=4, texture_every=2, texture_warmup=2, perceptual="random")
 GENERATOR_WEIGHTS = ("adversarial", "binary", "frame", "colour", "style")
@@ -199,19 +203,19 @@ def test_mask_losses_by_hand() -> None:
     assert PUBLISHED.binary * math.log(2) == pytest.approx(0.3)  # the authors' weight is for an entropy in bits
     framed = torch.ones(2, 1, 6, 6)
     framed[:, :, 1:-1, 1:-1] = 0
-    assert cgn_training.mask_on_frame(framed, width=1) == 1
-    assert cgn_training.mask_on_frame(framed, width=2) == pytest.approx(20 / 32)
-    assert cgn_training.mask_on_frame(1 - framed, width=1) == 0
+    assert adversarial.mask_on_frame(framed, width=1) == 1
+    assert adversarial.mask_on_frame(framed, width=2) == pytest.approx(20 / 32)
+    assert adversarial.mask_on_frame(1 - framed, width=1) == 0
 
 
 def test_colour_distance_sees_amounts_and_not_places() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 8, 8, generator=generator)
-    assert cgn_training.colour_distance(images, images.roll(3, dims=3)) == 0
-    assert cgn_training.colour_distance(images, images + 0.25) == pytest.approx(0.25)
+    assert adversarial.colour_distance(images, images.roll(3, dims=3)) == 0
+    assert adversarial.colour_distance(images, images + 0.25) == pytest.approx(0.25)
     inverted = images.clone()
     inverted[:] = images.amax(dim=(2, 3), keepdim=True)
-    assert cgn_training.colour_distance(images, inverted) > 0.3
+    assert adversarial.colour_distance(images, inverted) > 0.3
 
 
 @pytest.mark.parametrize(
@@ -233,7 +237,7 @@ def test_command_writes_a_teacher(tmp_path) -> None:
     path = tmp_path / "cgn.safetensors"
     config = dataclasses.replace(TINY, perceptual="none")
     classifier = ClassifierConfig(epochs=1)
-    cgn_training.main(cgn_training.Command(path, "digits", training=config, counterfactuals=100, classifier=classifier))
+    train_cgn.main(train_cgn.Command(path, "digits", training=config, counterfactuals=100, classifier=classifier))
     CGN().load_state_dict(load_file(path))
     with safe_open(path, "pt") as file:
         metadata = file.metadata()

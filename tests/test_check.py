@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from record import add, read
 
-from analysis import check, export
-from skdcgn import tracking
+from analysis.report import check, export
 from skdcgn.errors import InputError
+from skdcgn.runs import store as run_store
 
 RECORD = [
     run
@@ -116,15 +116,15 @@ def test_what_a_script_trained_itself_is_one_case_for_all_seeds() -> None:
 
 
 @pytest.fixture
-def fill(tmp_path: Path, empty_store: Path) -> Callable[[list[dict[str, Any]]], tracking.Store]:
+def fill(tmp_path: Path, empty_store: Path) -> Callable[[list[dict[str, Any]]], run_store.Store]:
     """Make stores of records."""
     made = []
 
-    def make(record: list[dict[str, Any]]) -> tracking.Store:
+    def make(record: list[dict[str, Any]]) -> run_store.Store:
         database = tmp_path / f"{len(made)}" / "mlflow.db"
         database.parent.mkdir()
         shutil.copy(empty_store, database)
-        made.append(tracking.open_store(f"sqlite:///{database}"))
+        made.append(run_store.open_store(f"sqlite:///{database}"))
         add(made[-1], record)
         return made[-1]
 
@@ -136,7 +136,7 @@ def altered(name: str, **metrics: float) -> list[dict[str, Any]]:
     return [run if run["name"] != name else {**run, "metrics": {**run["metrics"], **metrics}} for run in RECORD]
 
 
-def code(store: tracking.Store, folder: Path, out: Path | None = None) -> int:
+def code(store: run_store.Store, folder: Path, out: Path | None = None) -> int:
     try:
         check.main(check.Config(store.uri, folder, out))
     except SystemExit as stop:
@@ -145,7 +145,7 @@ def code(store: tracking.Store, folder: Path, out: Path | None = None) -> int:
 
 
 def test_a_store_agrees_with_its_own_export_and_not_with_a_tampered_one(
-    fill: Callable[[list[dict[str, Any]]], tracking.Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "reference"
     store = fill(RECORD)
@@ -169,7 +169,7 @@ def test_a_store_agrees_with_its_own_export_and_not_with_a_tampered_one(
 
 
 def test_a_part_of_the_reference_is_enough_and_nothing_is_too_little(
-    fill: Callable[[list[dict[str, Any]]], tracking.Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "reference"
     export.export(fill(RECORD), folder, figures=False)
@@ -190,7 +190,7 @@ def test_a_part_of_the_reference_is_enough_and_nothing_is_too_little(
 
 
 def test_exports_of_several_stores_add_up(
-    fill: Callable[[list[dict[str, Any]]], tracking.Store], tmp_path: Path
+    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path
 ) -> None:
     folder = tmp_path / "reference"
     full = [{**run, "tags": {**run["tags"], "profile": "full"}} for run in RECORD if run["experiment"] == "mnist_kd"]
@@ -209,7 +209,7 @@ def test_exports_of_several_stores_add_up(
 
 
 def test_rows_to_keep_say_where_they_come_from(
-    fill: Callable[[list[dict[str, Any]]], tracking.Store], tmp_path: Path
+    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path
 ) -> None:
     again = {**RECORD[1], "name": "the same again", "metrics": {"final/iou": 0.1}}
     dirty = {**RECORD[2], "tags": {**RECORD[2]["tags"], "git_dirty": "true"}}

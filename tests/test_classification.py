@@ -9,24 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn import classification
-from skdcgn.classification import (
-    ClassifierConfig,
-    Evaluation,
-    FeatureConfig,
-    evaluate,
-    fit,
-    load_feature_network,
-    main,
-    new_classifier,
-    train_classifier,
-)
-from skdcgn.data import TensorSet, make_dataset
+from skdcgn.classifiers import features as classifier_features
+from skdcgn.classifiers import invariant
+from skdcgn.classifiers.features import load_feature_network
+from skdcgn.classifiers.invariant import ClassifierConfig, Evaluation, evaluate, fit, new_classifier, train_classifier
+from skdcgn.classifiers.networks import InvariantCNN
+from skdcgn.commands.feature_network import FeatureConfig, main
+from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.errors import InputError
-from skdcgn.metrics import parameters
-from skdcgn.models.classifiers import InvariantCNN
-from skdcgn.runtime import stream
-from skdcgn.teachers import to_float
+from skdcgn.images import to_float
+from skdcgn.measure.cost import parameters
+from skdcgn.randomness import stream
 
 BRIEF = ClassifierConfig(epochs=1, batch_size=16)
 
@@ -199,7 +192,7 @@ def test_feature_network_reads_shapes_whatever_their_colour() -> None:
 
 @pytest.mark.data
 def test_feature_network_is_as_good_as_its_file_says(data_dir: Path) -> None:
-    file = Path(classification.__file__).parent / "assets" / classification.FEATURE_NETWORK
+    file = Path(invariant.__file__).parents[1] / "assets" / classifier_features.FEATURE_NETWORK
     with safetensors.safe_open(file, "pt") as opened:
         stated = float(opened.metadata()["test_accuracy"])
     data = make_dataset("double_colored", "test", seed=0, root=data_dir, limit=2500)
@@ -216,13 +209,13 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked.append((dataset, split, biased))
         return make_dataset("digits", split, seed, biased, limit=32)
 
-    monkeypatch.setattr(classification, "make_dataset", digits)
+    monkeypatch.setattr(invariant, "make_dataset", digits)
     out = tmp_path / "features.safetensors"
     accuracy = main(FeatureConfig(out=out, classifier=BRIEF, device="cpu"))
     assert asked == [("double_colored", "train", False), ("double_colored", "test", None)]
     with safetensors.safe_open(out, "pt") as file:
         metadata = file.metadata()
-    assert metadata["command"] == "python -m skdcgn.classification --seed 0"
+    assert metadata["command"] == "python -m skdcgn feature-network --seed 0"
     assert json.loads(metadata["classifier"])["epochs"] == 1
     assert float(metadata["test_accuracy"]) == pytest.approx(accuracy, abs=1e-4)
     assert str(tmp_path) not in str(metadata)
@@ -231,6 +224,6 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_package_without_the_feature_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classification, "FEATURE_NETWORK", "absent.safetensors")
+    monkeypatch.setattr(classifier_features, "FEATURE_NETWORK", "absent.safetensors")
     with pytest.raises(InputError, match=r"absent\.safetensors.*python -m skdcgn\.classification"):
         load_feature_network()

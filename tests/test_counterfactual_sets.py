@@ -16,22 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skdcgn import cli, counterfactuals
-from skdcgn.cgn_training import save_cgn
-from skdcgn.counterfactuals import (
-    Command,
-    CounterfactualConfig,
-    CounterfactualData,
-    disk_space,
-    draw,
-    generate,
-    main,
-    write,
-)
+from skdcgn import cli
+from skdcgn.cgn.adversarial import save_cgn
+from skdcgn.cgn.mnist import CGN
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.commands.counterfactuals import Command, main
+from skdcgn.counterfactuals import datasets
+from skdcgn.counterfactuals.datasets import CounterfactualConfig, CounterfactualData, disk_space, draw, generate, write
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.teachers import MNISTTeacher
 
 
 class Painter:
@@ -60,8 +53,8 @@ class Painter:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 12 images, shards of 24."""
-    monkeypatch.setattr(counterfactuals, "CHUNK", 12)
-    monkeypatch.setattr(counterfactuals, "SHARD_CHUNKS", 2)
+    monkeypatch.setattr(datasets, "CHUNK", 12)
+    monkeypatch.setattr(datasets, "SHARD_CHUNKS", 2)
 
 
 def same(a: CounterfactualData, b: CounterfactualData) -> bool:

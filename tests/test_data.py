@@ -11,8 +11,9 @@ from PIL import Image, ImageColor
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from skdcgn import data as module
-from skdcgn.data import (
+from skdcgn.cgn.teachers import mnist_teacher
+from skdcgn.data import mnist
+from skdcgn.data.mnist import (
     BACKGROUND_COLOURS,
     DIGIT_COLOURS,
     OBJECT_COLOURS,
@@ -23,8 +24,7 @@ from skdcgn.data import (
 )
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runtime import stream
-from skdcgn.teachers import mnist_teacher
+from skdcgn.randomness import stream
 
 NAMES = ("darkgreen", "darkblue", "#b03060", "orangered", "yellow", "burlywood", "lime", "aqua", "fuchsia", "#6495ed")
 SPLITS = ("train", "valid", "test")
@@ -266,7 +266,7 @@ def test_wildlife_is_cut_out_of_the_textures_of_its_digits(data_dir: Path) -> No
 
 @pytest.mark.data
 def test_textures_are_padded_by_reflection(data_dir: Path) -> None:
-    textures = module.textures("object", data_dir)
+    textures = mnist.textures("object", data_dir)
     assert textures.shape == (10, 3, 156, 156)
     assert torch.equal(textures[:, :, :3], textures[:, :, 4:7].flip(2))
     assert torch.equal(textures[..., -3:], textures[..., -7:-4].flip(3))

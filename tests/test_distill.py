@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from skdcgn.distill import DistillConfig, Distiller
-from skdcgn.evaluation import HeldOut
-from skdcgn.losses import LossConfig
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.measure.features import frechet_distance
+from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism
-from skdcgn.metrics import frechet_distance
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.runtime import seeded, stream
-from skdcgn.teachers import FreshBatches, MNISTTeacher
+from skdcgn.randomness import seeded, stream
+from skdcgn.tinygan.distillation import DistillConfig, Distiller
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.records import FreshBatches
 
 CONFIG = DistillConfig(steps=8, batch_size=8, learning_rate=2e-3, schedule="cosine", ema=0.9, precision="fp32")
 FULL_LOSS = LossConfig(kl=0.5, cross_entropy=0.1, n_critic=2)

@@ -8,8 +8,9 @@ import pytest
 from test_training import PROJECT, _environment
 
 from experiments import mnist_kd
-from skdcgn import cli, tracking
+from skdcgn import cli
 from skdcgn.mechanisms import Mechanism
+from skdcgn.runs import store as run_store
 
 
 def _run(script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def test_mnist_kd_on_digits_without_data_or_network(tmp_path: Path, monkeypatch:
     options = ("--profile", "smoke", "--dataset", "digits", "--runtime.threads", "1")
     first = _run("mnist_kd", tmp_path, *options)
     assert first.returncode == 0, first.stderr
-    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     children = [run for run in store.search("mnist_kd") if "mlflow.parentRunId" in run.data.tags]
     assert {run.data.tags["mechanism"] for run in children} == set(Mechanism)
     for run in children:
@@ -48,7 +49,7 @@ def test_mnist_kd_on_the_authors_teacher(data_dir: Path, tmp_path: Path, dataset
     options = ("--profile", "smoke", "--dataset", dataset, "--mechanism", "shape", "--runtime.threads", "1")
     done = _run("mnist_kd", tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (child,) = [run for run in store.search("mnist_kd") if "mlflow.parentRunId" in run.data.tags]
     assert child.data.tags["stand_in"] == "false"
     assert dataset in child.data.tags["teacher"]
@@ -66,7 +67,7 @@ def test_mnist_kd_on_the_authors_teacher(data_dir: Path, tmp_path: Path, dataset
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    store: tracking.Store, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+    store: run_store.Store, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
 ) -> None:
     arguments = ["--profile", "smoke", *options]
     with pytest.raises(SystemExit) as exit_:

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from skdcgn.data import TensorSet, make_dataset
+from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
+from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.errors import InputError
-from skdcgn.gan_training import GANConfig, GANTrainer, sample_images
-from skdcgn.models.tinygan import TinyGANConfig, TinyGANGenerator
-from skdcgn.runtime import seeded
-from skdcgn.teachers import to_float
+from skdcgn.images import to_float
+from skdcgn.randomness import seeded
+from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
 
 BRIEF = GANConfig(steps=6, batch_size=4, generator=TinyGANConfig(width=4), discriminator_width=4)
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from record import add, read
 
-from analysis import gallery, report
-from analysis.verdicts import Evidence
-from skdcgn import tracking
+from analysis.report import claims, gallery
+from analysis.report.verdicts import Evidence
+from skdcgn.runs import store as run_store
 
 GOLDEN = Path(__file__).parent / "golden"
 TABLES = ("claims", "compression", "convergence", "ablation_verdicts")
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[tracking.Store, dict[str, str]]:
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[run_store.Store, dict[str, str]]:
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     shutil.copy(empty_store, database)
-    store = tracking.open_store(f"sqlite:///{database}")
+    store = run_store.open_store(f"sqlite:///{database}")
     return store, add(store, read(GOLDEN / "runs.json"))
 
 
@@ -34,7 +34,7 @@ def compare(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_are_what_they_were(recorded: tuple[tracking.Store, dict[str, str]], tmp_path: Path, name: str) -> None:
+def test_tables_are_what_they_were(recorded: tuple[run_store.Store, dict[str, str]], tmp_path: Path, name: str) -> None:
     store, ids = recorded
     gallery.TABLES[name](store).save(name, tmp_path)
     for suffix in ("csv", "tex"):
@@ -44,5 +44,5 @@ def test_tables_are_what_they_were(recorded: tuple[tracking.Store, dict[str, str
         compare(text, f"{name}.{suffix}")
 
 
-def test_the_claims_table_of_the_readme_is_what_it_was(recorded: tuple[tracking.Store, dict[str, str]]) -> None:
-    compare(report.markdown(Evidence(recorded[0]), GOLDEN) + "\n", "claims.md")
+def test_the_claims_table_of_the_readme_is_what_it_was(recorded: tuple[run_store.Store, dict[str, str]]) -> None:
+    compare(claims.markdown(Evidence(recorded[0]), GOLDEN) + "\n", "claims.md")

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cgn_imagenet import write_full_checkpoint
 
-from skdcgn import imagenet
+from skdcgn.cgn import teachers as cgn_teachers
+from skdcgn.cgn.imagenet import MINIATURE, PARTS, PARTS_OF, ImageNetCGN, load_mechanism
+from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, miniature, miniature_teacher
+from skdcgn.data.classes import select_classes
 from skdcgn.errors import InputError
-from skdcgn.imagenet import ImageNetTeacher, imagenet_teacher, miniature, miniature_teacher, select_classes
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
-from skdcgn.models.cgn_imagenet import MINIATURE, PARTS, PARTS_OF, ImageNetCGN, load_mechanism
-from skdcgn.runtime import stream
+from skdcgn.randomness import stream
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_renders_in_range_whatever_the_batch(
     low, high = (MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else (-1, 1)
     assert low <= output.min() <= output.max() <= high
     assert torch.equal(output, teacher.render(mechanism, noise, labels))
-    monkeypatch.setattr(imagenet, "_PIXELS", 2 * 32**2)  # two images at a time
+    monkeypatch.setattr(cgn_teachers, "_PIXELS", 2 * 32**2)  # two images at a time
     torch.testing.assert_close(output, teacher.render(mechanism, noise, labels), rtol=1e-4, atol=1e-5)
 
 
@@ -135,7 +136,7 @@ def test_the_authors_weights_are_taken_where_they_are(
         imagenet_teacher()
     with path.open("wb") as file:
         file.truncate(1_113_000_000)  # sparse: nothing reads it before it renders
-    monkeypatch.setattr(imagenet.weights, "sha256", lambda _: "2" * 64)
+    monkeypatch.setattr(cgn_teachers.weights, "sha256", lambda _: "2" * 64)
     teacher = imagenet_teacher()
     assert not teacher.stand_in
     assert (teacher.resolution, teacher.num_classes, teacher.noise_dim, teacher.truncation) == (256, 1000, 128, 0.5)
@@ -147,7 +148,7 @@ def test_the_authors_weights_are_taken_where_they_are(
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"no ImageNet CGN at .*absent\.pth"):
         imagenet_teacher(tmp_path / "absent.pth")
-    monkeypatch.setattr(imagenet, "MINIATURE_FILE", tmp_path / "absent.safetensors")
+    monkeypatch.setattr(cgn_teachers, "MINIATURE_FILE", tmp_path / "absent.safetensors")
     with pytest.raises(InputError, match=r"fit_miniature\.py"):
         miniature_teacher()
 

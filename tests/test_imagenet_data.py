@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from skdcgn import imagenet_data, miniature_data
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.data import imagenet
+from skdcgn.data import miniature as miniature_data
+from skdcgn.data.imagenet import CUE_CONFLICT_CATEGORIES, centre_crop, cue_conflict, image_folder, in9, in9_map
+from skdcgn.data.miniature import CATEGORIES, Composites, WildlifeDigits, scenery
 from skdcgn.errors import InputError
-from skdcgn.imagenet_data import CUE_CONFLICT_CATEGORIES, centre_crop, cue_conflict, image_folder, in9, in9_map
 from skdcgn.mechanisms import Mechanism
-from skdcgn.miniature_data import CATEGORIES, Composites, WildlifeDigits, scenery
-from skdcgn.runtime import stream
-from skdcgn.teachers import MNISTTeacher
+from skdcgn.randomness import stream
 
 
 class PlainScenery:
@@ -59,12 +60,12 @@ def test_bad_image_folders_are_one_sentence(tmp_path: Path) -> None:
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"bad\.png cannot be read as an image"):
-        imagenet_data.read_image(tmp_path / "bad.png")
+        imagenet.read_image(tmp_path / "bad.png")
 
 
 def test_grey_images_become_rgb(tmp_path: Path) -> None:
     _image(tmp_path / "grey.png", (6, 4), "L")
-    assert imagenet_data.read_image(tmp_path / "grey.png").shape == (3, 4, 6)
+    assert imagenet.read_image(tmp_path / "grey.png").shape == (3, 4, 6)
 
 
 def test_categories_are_those_of_geirhos() -> None:
@@ -137,28 +138,28 @@ def test_centre_crop_is_the_middle() -> None:
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99))
 def test_random_crops_of_any_image(height: int, width: int, seed: int) -> None:
     image = torch.full((3, height, width), 77, dtype=torch.uint8)
-    view = imagenet_data.random_crop(image, 16, stream(seed, "crop"))
+    view = imagenet.random_crop(image, 16, stream(seed, "crop"))
     assert view.shape == (3, 16, 16)
     assert (view == 77).all()
 
 
 def test_random_crops_repeat_with_their_generator() -> None:
     image = torch.randint(256, (3, 40, 50), dtype=torch.uint8, generator=stream(0, "image"))
-    first, second, other = (imagenet_data.random_crop(image, 16, stream(seed, "crop")) for seed in (0, 0, 1))
+    first, second, other = (imagenet.random_crop(image, 16, stream(seed, "crop")) for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
 def test_miniature_sets_have_the_public_formats(tmp_path: Path) -> None:
     folders = miniature_data.write_all(tmp_path, PlainScenery(), per_class=20)
-    sets = imagenet_data.robustness_sets(*folders, CATEGORIES)
+    sets = imagenet.robustness_sets(*folders, CATEGORIES)
     assert (len(sets.train), len(sets.validation)) == (200, 100)
     assert {name: len(images) for name, images in sets.in9.items()} == dict.fromkeys(miniature_data.VARIATIONS, 90)
     assert sets.in9_map.tolist() == [*range(9), -1]
     assert len(sets.stimuli) == 90
 
-    def channels(images: imagenet_data.ImageSet) -> list[list[int]]:
-        return [(imagenet_data.read_image(path)[:, 0, 0].long() // 20).tolist() for path in images.paths]
+    def channels(images: imagenet.ImageSet) -> list[list[int]]:
+        return [(imagenet.read_image(path)[:, 0, 0].long() // 20).tolist() for path in images.paths]
 
     assert all(each == [label] * 3 for each, label in zip(channels(sets.train), sets.train.labels, strict=True))
     mixed = channels(sets.in9["mixed_rand"])
@@ -196,7 +197,7 @@ def test_miniature_sets_are_written_once_and_whole(tmp_path: Path) -> None:
 
 def test_identity_tells_sets_of_other_pictures_apart(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
     plain, composed = (
-        imagenet_data.robustness_sets(*miniature_data.write_all(tmp_path, source, per_class=2), CATEGORIES).identity
+        imagenet.robustness_sets(*miniature_data.write_all(tmp_path, source, per_class=2), CATEGORIES).identity
         for source in (PlainScenery(), Composites(random_teacher))
     )
     assert plain != composed
@@ -216,7 +217,7 @@ def test_composites_where_there_is_no_data(
     again = Composites(random_teacher).draw(
         "train", dict.fromkeys(Mechanism, torch.arange(10).repeat(2)), stream(0, "real images", "train")
     )
-    assert torch.equal(imagenet_data.read_image(folder / "train/n00000003/n00000003_1.png"), again[13])
+    assert torch.equal(imagenet.read_image(folder / "train/n00000003/n00000003_1.png"), again[13])
 
 
 @pytest.mark.data

@@ -11,18 +11,21 @@ import torch
 from test_cgn_imagenet import write_full_checkpoint
 from test_training import PROJECT, _environment
 
-from analysis import imagenet as figures
-from analysis import style
+from analysis import imagenet_kd as imagenet_kd_figures
+from analysis.frame import style
 from experiments import imagenet_kd
-from skdcgn import cli, distributed, metrics, tracking
-from skdcgn.distill import DistillConfig
-from skdcgn.evaluation import HeldOut
-from skdcgn.imagenet import miniature
-from skdcgn.losses import LossConfig
+from skdcgn import cli, distributed
+from skdcgn.cgn.teachers import miniature
+from skdcgn.measure import cost
+from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, compose
-from skdcgn.models.tinygan import PUBLISHED_IMAGENET
-from skdcgn.runtime import Runtime, stream
-from skdcgn.teachers import FreshBatches
+from skdcgn.randomness import stream
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.distillation import DistillConfig
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import PUBLISHED_IMAGENET
+from skdcgn.tinygan.records import FreshBatches
 
 SMOKE = replace(
     imagenet_kd.DEFAULTS["smoke"],
@@ -31,7 +34,7 @@ SMOKE = replace(
 )
 
 
-def children(store: tracking.Store) -> list:
+def children(store: run_store.Store) -> list:
     return [run for run in store.search("imagenet_kd") if "mlflow.parentRunId" in run.data.tags]
 
 
@@ -61,8 +64,10 @@ def test_masks_are_distilled_with_and_without_kl_and_the_profile_s_own_comes_las
     assert {name: loss.kl for name, loss in imagenet_kd.objectives(only, Mechanism.TEXTURE).items()} == {"no_kl": 0}
 
 
-def test_the_script_and_its_figures(store: tracking.Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    drawn = figures.figure_2(store) | figures.figure_6(store) | figures.figure_15(store)
+def test_the_script_and_its_figures(store: run_store.Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    drawn = (
+        imagenet_kd_figures.figure_2(store) | imagenet_kd_figures.figure_6(store) | imagenet_kd_figures.figure_15(store)
+    )
     assert len(drawn) == 5
     assert all(style.is_gap(figure) for figure in drawn.values())
     assert "python experiments/imagenet_kd.py --mechanism shape" in _texts(drawn["figure_15"])
@@ -87,7 +92,9 @@ def test_the_script_and_its_figures(store: tracking.Store, capsys: pytest.Captur
     assert kept["labels_texture"].tolist() != kept["labels_shape"].tolist()
     assert kept["mask_teacher"].shape == (20, 1, 32, 32)
 
-    drawn = figures.figure_2(store) | figures.figure_6(store) | figures.figure_15(store)
+    drawn = (
+        imagenet_kd_figures.figure_2(store) | imagenet_kd_figures.figure_6(store) | imagenet_kd_figures.figure_15(store)
+    )
     for name, figure in drawn.items():
         assert not style.is_gap(figure), name
         assert "miniature stand-in" in _texts(figure)
@@ -104,17 +111,17 @@ def _texts(figure) -> str:
     return " ".join(" ".join(texts + [text.get_text() for axes in figure.axes for text in axes.texts]).split())
 
 
-def test_logged_masks_are_read_back_exactly(store: tracking.Store) -> None:
+def test_logged_masks_are_read_back_exactly(store: run_store.Store) -> None:
     imagenet_kd.main(replace(SMOKE, mechanism="shape", objective="kl"))
-    (run,) = figures.runs.finished_runs(store, "imagenet_kd").to_dict("records")
-    teacher, student = figures._logged_images(store, figures.pd.Series(run), 1.0)
+    (run,) = imagenet_kd_figures.runs.finished_runs(store, "imagenet_kd").to_dict("records")
+    teacher, student = imagenet_kd_figures._logged_images(store, imagenet_kd_figures.pd.Series(run), 1.0)
     samples = store.load_tensors(run["run_id"], "samples")
     for images, name in ((teacher, "teacher"), (student, "student")):
         assert images.shape == (10, 3, 32, 32)
         assert (images - (2 * samples[name][:10] - 1)).abs().max() <= 1 / 255 + 1e-4
 
 
-def test_only_the_classes_asked_for_are_learnt(store: tracking.Store) -> None:
+def test_only_the_classes_asked_for_are_learnt(store: run_store.Store) -> None:
     imagenet_kd.main(replace(SMOKE, mechanism="texture", classes="1,4-5"))
     (run,) = children(store)
     assert run.data.tags["overrides"] == "distill.steps=4, classes=1,4-5"
@@ -138,7 +145,7 @@ def test_an_excerpt_shows_classes_from_everywhere() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--profile", "paper"), "python -m skdcgn.weights says how to get them"),
+        (("--profile", "paper"), "python -m skdcgn weights says how to get them"),
         (("--profile", "smoke", "--teacher", "cgn.pth"), "leave --teacher out"),
         (("--profile", "full", "--dataset", "miniature"), "does not fit miniature"),
         (("--profile", "full", "--teacher", "absent.pth"), "no ImageNet CGN at absent.pth"),
@@ -148,7 +155,7 @@ def test_an_excerpt_shows_classes_from_everywhere() -> None:
     ],
 )
 def test_bad_input_is_one_sentence(
-    store: tracking.Store,
+    store: run_store.Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -166,7 +173,7 @@ def test_bad_input_is_one_sentence(
     assert not [run for run in store.search("imagenet_kd") if run.info.status == "RUNNING"]
 
 
-def test_figure_6_composes_by_eq_1(store: tracking.Store) -> None:
+def test_figure_6_composes_by_eq_1(store: run_store.Store) -> None:
     with store.start("imagenet_kd", SMOKE, "group") as run:
         teacher = miniature(stream(0, "test"))
         imagenet_kd.log_counterfactuals(run, teacher, teacher, {m: (0, 2, 9) for m in Mechanism})
@@ -179,11 +186,11 @@ def test_figure_6_composes_by_eq_1(store: tracking.Store) -> None:
 @pytest.mark.slow
 @pytest.mark.data
 def test_the_real_path_at_full_size(
-    store: tracking.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: run_store.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script on a file with the names, shapes and size of the real `cgn.pth`, in the paper's setting but short."""
     manifest = json.loads((data_dir / "manifests" / "cgn_imagenet.json").read_text())
-    monkeypatch.setattr(metrics, "latency_ms", lambda _: 1.0)  # 64 images at a time take minutes on a CPU
+    monkeypatch.setattr(cost, "latency_ms", lambda _: 1.0)  # 64 images at a time take minutes on a CPU
     paper = imagenet_kd.DEFAULTS["paper"]
     config = replace(
         paper,
@@ -203,7 +210,7 @@ def test_the_real_path_at_full_size(
     samples = store.load_tensors(run.info.run_id, "samples")
     assert samples["student"].shape == samples["teacher"].shape == (2, 3, 256, 256)
     assert samples["labels"].tolist() == [5, 700]
-    title = _texts(figures.figure_2(store)["figure_2b_texture"])
+    title = _texts(imagenet_kd_figures.figure_2(store)["figure_2b_texture"])
     assert "miniature" not in title
     config.teacher.unlink()
 
@@ -317,7 +324,7 @@ def test_torchrun_runs_the_script_unchanged(tmp_path: Path) -> None:
     done = _torchrun(tmp_path, *script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("teacher_parameters") == 1  # process 0 alone prints
-    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = children(store)
     assert run.info.status == "FINISHED"
     history = store.client.get_metric_history(run.info.run_id, "loss/total")

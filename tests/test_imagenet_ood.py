@@ -7,14 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import baseline, style
+from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
 from analysis import imagenet_ood as analysis
+from analysis.frame import style
 from experiments import baseline_cgn_tinygan, imagenet_ood
-from skdcgn import imagenet, miniature, tracking
+from skdcgn.cgn import miniature
+from skdcgn.cgn import teachers as cgn_teachers
+from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
+from skdcgn.classifiers.networks import HEADS
 from skdcgn.errors import InputError
-from skdcgn.models.cgn_imagenet import MINIATURE, ImageNetCGN
-from skdcgn.models.classifiers import HEADS
-from skdcgn.runtime import stream
+from skdcgn.randomness import stream
+from skdcgn.runs import store as run_store
 
 SMOKE = imagenet_ood.DEFAULTS["smoke"]
 
@@ -25,13 +28,13 @@ def random_miniature(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     path = tmp_path_factory.getbasetemp() / "random_miniature.safetensors"
     if not path.exists():
         miniature.save_miniature(path, ImageNetCGN(MINIATURE, stream(0, "miniature")), {})
-    monkeypatch.setattr(imagenet, "MINIATURE_FILE", path)
+    monkeypatch.setattr(cgn_teachers, "MINIATURE_FILE", path)
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(path.parent / "no cache"))
     monkeypatch.setenv("SKDCGN_OFFLINE", "1")
 
 
-def _check(store: tracking.Store, results: pd.DataFrame, sources: tuple[str, ...]) -> None:
+def _check(store: run_store.Store, results: pd.DataFrame, sources: tuple[str, ...]) -> None:
     assert results.index.to_list() == [(source, 0) for source in sources]
     for head in HEADS:
         assert results[f"top1_{head}"].between(0, 1).all()
@@ -51,7 +54,9 @@ def _check(store: tracking.Store, results: pd.DataFrame, sources: tuple[str, ...
             assert path.stat().st_size > 1e5
 
 
-def test_experiment_table_and_figure(store: tracking.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiment_table_and_figure(
+    store: run_store.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert style.is_gap(analysis.figure(store))
     empty = analysis.table(store)
     assert empty.empty
@@ -82,15 +87,17 @@ def test_experiment_table_and_figure(store: tracking.Store, tmp_path: Path, caps
 
 
 @pytest.mark.slow
-def test_every_source(store: tracking.Store) -> None:
+def test_every_source(store: run_store.Store) -> None:
     _check(store, imagenet_ood.main(SMOKE), SMOKE.sources)
     baseline_cgn_tinygan.main(replace(baseline_cgn_tinygan.DEFAULTS["smoke"], stage="counterfactuals"))
     sizes = analysis.fidelity(store)
     text = sizes.text
     assert "stand-in" in sizes.title
-    assert text.loc[("counterfactuals", "Inception score ↑"), baseline.SOURCES["skdcgn"]].endswith("n=1")
-    assert text.loc[("texture", "parameters"), baseline.SOURCES["cgn"]] != "not measured"
-    assert text.loc[("shape", "mask IoU with the CGN's ↑"), baseline.SOURCES["cgn"]] == "reference"
+    assert text.loc[("counterfactuals", "Inception score ↑"), baseline_cgn_tinygan_figures.SOURCES["skdcgn"]].endswith(
+        "n=1"
+    )
+    assert text.loc[("texture", "parameters"), baseline_cgn_tinygan_figures.SOURCES["cgn"]] != "not measured"
+    assert text.loc[("shape", "mask IoU with the CGN's ↑"), baseline_cgn_tinygan_figures.SOURCES["cgn"]] == "reference"
     assert not sizes.commands
 
 
@@ -104,12 +111,12 @@ def test_every_source(store: tracking.Store) -> None:
     ],
 )
 def test_bad_input_is_one_sentence(
-    store: tracking.Store, tmp_path: Path, change: Callable[[Path], dict], words: str
+    store: run_store.Store, tmp_path: Path, change: Callable[[Path], dict], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
         imagenet_ood.main(replace(SMOKE, sources=("original",), **change(tmp_path)))
 
 
-def test_full_needs_the_real_weights(store: tracking.Store) -> None:
+def test_full_needs_the_real_weights(store: run_store.Store) -> None:
     with pytest.raises(InputError, match=r"python -m skdcgn\.weights"):
         imagenet_ood.main(imagenet_ood.DEFAULTS["full"])

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from skdcgn import inception, metrics
+from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.errors import InputError
-from skdcgn.inception import FIDInception, draw_outputs, extractor, measure_source
+from skdcgn.measure import cost
+from skdcgn.measure import features as image_features
+from skdcgn.measure.features import draw_outputs, extractor, measure_source
+from skdcgn.measure.inception import FIDInception
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runtime import stream
-from skdcgn.teachers import MNISTTeacher
+from skdcgn.randomness import stream
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +89,19 @@ def test_the_file_at_hand_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_inception_score_by_hand() -> None:
     certain = np.tile(np.eye(4), (10, 1))  # every image of one class, all four alike
-    assert metrics.inception_score(certain) == pytest.approx(4)
-    assert metrics.inception_score(np.full((40, 4), 0.25)) == pytest.approx(1)
-    assert metrics.inception_score(np.tile([[1.0, 0.0]], (20, 1))) == pytest.approx(1)
+    assert image_features.inception_score(certain) == pytest.approx(4)
+    assert image_features.inception_score(np.full((40, 4), 0.25)) == pytest.approx(1)
+    assert image_features.inception_score(np.tile([[1.0, 0.0]], (20, 1))) == pytest.approx(1)
 
 
 def test_intra_class_variation_by_hand() -> None:
     features = np.array([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0], [9.0, 9.0]])
-    assert metrics.intra_class_variation(features, np.array([0, 0, 1, 1])) == pytest.approx((5 + 0) / 2)
+    assert image_features.intra_class_variation(features, np.array([0, 0, 1, 1])) == pytest.approx((5 + 0) / 2)
 
 
 def test_gpu_memory_is_not_measured_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert metrics.peak_megabytes(lambda: None) is None
+    assert cost.peak_megabytes(lambda: None) is None
 
 
 def test_outputs_are_balanced_and_repeat(random_teacher: MNISTTeacher) -> None:
@@ -112,7 +114,7 @@ def test_outputs_are_balanced_and_repeat(random_teacher: MNISTTeacher) -> None:
 
 
 def test_a_source_is_measured_beside_its_teacher(random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inception.metrics, "latency_ms", lambda *_, **__: 4.0)
+    monkeypatch.setattr(image_features.metrics, "latency_ms", lambda *_, **__: 4.0)
     extract = extractor(32)
     real = torch.rand(70, 3, 32, 32, generator=stream(0, "real")) * 2 - 1
     measured = measure_source(random_teacher, random_teacher, extract, 7, real=real)

@@ -8,29 +8,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn import invariant_ensemble, metrics
-from skdcgn.errors import InputError
-from skdcgn.imagenet import miniature
-from skdcgn.imagenet_data import CueConflict, ImageSet, image_folder
-from skdcgn.invariant_ensemble import (
+from skdcgn.cgn.teachers import MNISTTeacher, miniature
+from skdcgn.classifiers import ensemble_measures, networks
+from skdcgn.classifiers.ensemble import (
     Batch,
     Batches,
     CounterfactualSet,
     EnsembleConfig,
     EnsembleTrainer,
-    category_decisions,
     draw_counterfactuals,
     ensemble_losses,
+)
+from skdcgn.classifiers.ensemble_measures import (
+    category_decisions,
     imagenet_accuracy,
     in9_accuracy,
     measure_cue_conflict,
     measure_in9,
 )
+from skdcgn.classifiers.networks import HEADS, InvariantEnsemble
+from skdcgn.data.imagenet import CueConflict, ImageSet, image_folder
+from skdcgn.errors import InputError
+from skdcgn.images import to_uint8
+from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models import classifiers
-from skdcgn.models.classifiers import HEADS, InvariantEnsemble
-from skdcgn.runtime import seeded, stream
-from skdcgn.teachers import MNISTTeacher, to_uint8
+from skdcgn.randomness import seeded, stream
 
 BRIEF = EnsembleConfig(
     backbone="small",
@@ -56,7 +58,7 @@ class MeanColour(nn.Module):
 
 def _small(seed: int = 0, num_classes: int = 10) -> InvariantEnsemble:
     with seeded(seed, "test"):
-        return classifiers.invariant_ensemble("small", num_classes)
+        return networks.invariant_ensemble("small", num_classes)
 
 
 def _colours(folder: Path, labels: Tensor, classes: int = 3) -> ImageSet:
@@ -100,7 +102,7 @@ def test_input_is_normalised_like_torchvisions() -> None:
     features = []
     model.backbone.register_forward_hook(lambda _module, _inputs, output: features.append(output))
     model(torch.full((1, 3, 4, 4), -1.0))  # black
-    expected = -torch.tensor(classifiers.IMAGENET_MEAN) / torch.tensor(classifiers.IMAGENET_STD)
+    expected = -torch.tensor(networks.IMAGENET_MEAN) / torch.tensor(networks.IMAGENET_STD)
     torch.testing.assert_close(features[0][0], expected)
 
 
@@ -109,13 +111,13 @@ def test_resnet50_takes_torchvisions_weights(tmp_path: Path) -> None:
 
     network = resnet50(weights=None)
     torch.save(network.state_dict(), tmp_path / "resnet50.pth")
-    model = classifiers.invariant_ensemble("resnet50", 1000, tmp_path / "resnet50.pth")
+    model = networks.invariant_ensemble("resnet50", 1000, tmp_path / "resnet50.pth")
     assert torch.equal(model.backbone.layer4[2].conv3.weight, network.layer4[2].conv3.weight)
     # Facts: 25,557,032 parameters, of which its own last layer has 2048 * 1000 + 1000.
-    assert metrics.parameters(model.backbone) == 25_557_032 - 2_049_000
-    assert metrics.parameters(model.heads) == 3 * 2_049_000
+    assert cost.parameters(model.backbone) == 25_557_032 - 2_049_000
+    assert cost.parameters(model.heads) == 3 * 2_049_000
     with pytest.raises(InputError, match="holds no weights of the backbone small"):
-        classifiers.invariant_ensemble("small", 10, tmp_path / "resnet50.pth")
+        networks.invariant_ensemble("small", 10, tmp_path / "resnet50.pth")
 
 
 def test_losses_by_hand() -> None:
@@ -304,7 +306,7 @@ def test_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     images = _colours(tmp_path, torch.arange(7) % 3)
     model = _small().eval()
     parts = [
-        torch.cat([logits["shape"] for _, logits in invariant_ensemble.predict(model, images, config, CPU)])
+        torch.cat([logits["shape"] for _, logits in ensemble_measures.predict(model, images, config, CPU)])
         for config in (BRIEF, replace(BRIEF, batch_size=3))
     ]
     torch.testing.assert_close(parts[0], parts[1])
@@ -334,7 +336,7 @@ def test_resnet50_learns_from_imagenet_folders(data_dir: Path) -> None:
     assert batch.images.shape == (500, 3, 224, 224)
     some = ImageSet(real.paths[:4], real.labels[-4:], real.classes)
     trainer = EnsembleTrainer(
-        classifiers.invariant_ensemble("resnet50", 1000), some, None, replace(config, batch_size=4), 0, CPU
+        networks.invariant_ensemble("resnet50", 1000), some, None, replace(config, batch_size=4), 0, CPU
     )
     ((step, losses),) = trainer.fit()
     assert step == 1

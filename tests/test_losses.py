@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from skdcgn import losses
 from skdcgn.errors import InputError
-from skdcgn.losses import LossConfig
-from skdcgn.runtime import stream
+from skdcgn.randomness import stream
+from skdcgn.tinygan import losses
+from skdcgn.tinygan.losses import LossConfig
 
 EVERYTHING = LossConfig(kl=0.5, cross_entropy=0.5)
 

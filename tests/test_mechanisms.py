@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism, compose, intervene, shuffle_patches
-from skdcgn.runtime import stream
+from skdcgn.randomness import stream
 
 
 @given(seed=st.integers(0, 10_000), channels=st.sampled_from([1, 3]))

@@ -12,11 +12,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from experiments import fit_miniature
-from skdcgn import miniature, tracking
-from skdcgn.errors import InputError
-from skdcgn.imagenet import MINIATURE_FILE, MINIATURE_TRUNCATION, load_miniature
-from skdcgn.mechanisms import Mechanism
-from skdcgn.miniature import (
+from skdcgn.cgn import miniature
+from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN, truncated_noise
+from skdcgn.cgn.miniature import (
     FITTED,
     FitConfig,
     batch_statistics,
@@ -24,12 +22,15 @@ from skdcgn.miniature import (
     regression,
     saliency_loss,
     save_miniature,
-    scores,
     target,
 )
-from skdcgn.models.cgn_imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN, truncated_noise
-from skdcgn.runtime import Runtime, stream
-from skdcgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.cgn.teachers import MINIATURE_FILE, MINIATURE_TRUNCATION, MNISTTeacher, load_miniature, mnist_teacher
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import Mechanism
+from skdcgn.randomness import stream
+from skdcgn.recipes.fit_miniature import scores
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
 
 TINY = FitConfig(6, 6, 6, 6, batch_size=8)
 
@@ -185,7 +186,7 @@ def test_its_pictures_are_the_wildlife_teacher_s(data_dir: Path) -> None:
 
 @pytest.mark.data
 def test_the_script_fits_every_part_once(
-    store: tracking.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: run_store.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_miniature, "_PER_CLASS", 2)
     monkeypatch.setattr(miniature, "measure_statistics", partial(measure_statistics, images=10))

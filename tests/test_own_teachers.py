@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from analysis import teachers
-from analysis.style import cited, is_gap
+from analysis import train_cgn_mnist as train_cgn_mnist_figures
+from analysis.frame.style import cited, is_gap
 from experiments import baseline_mnist, train_cgn_mnist
-from skdcgn import tracking
-from skdcgn.classification import evaluate, load_feature_network
-from skdcgn.counterfactuals import CounterfactualConfig, draw
+from skdcgn.cgn.teachers import OWN_TEACHER, OWN_TEACHER_NAME, mnist_teacher
+from skdcgn.classifiers.features import load_feature_network
+from skdcgn.classifiers.invariant import evaluate
+from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
-from skdcgn.teachers import OWN_TEACHER, OWN_TEACHER_NAME, mnist_teacher
+from skdcgn.runs import store as run_store
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_package_says_how_its_teacher_was_made() -> None:
     assert OWN_TEACHER.stat().st_size < 3e6
     with safe_open(OWN_TEACHER, "pt") as file:
         metadata = file.metadata()
-    assert metadata["command"].startswith("python -m skdcgn.cgn_training --dataset double_colored")
+    assert metadata["command"].startswith("python -m skdcgn train-cgn --dataset double_colored")
     assert json.loads(metadata["training"])["seed"] == 0
     scores = json.loads(metadata["scores"])
     assert scores["valid_accuracy"] > 0.7
@@ -57,7 +58,7 @@ def test_wrong_data_folder_is_no_reason_to_take_the_package(monkeypatch: pytest.
         mnist_teacher("double_colored")
 
 
-def test_training_a_teacher_measures_it(store: tracking.Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_a_teacher_measures_it(store: run_store.Store, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(train_cgn_mnist.DEFAULTS["smoke"], dataset="digits")
     run_id = train_cgn_mnist.main(config)
     final = {key: value for key, value in store.client.get_run(run_id).data.metrics.items() if key.startswith("final/")}
@@ -72,7 +73,7 @@ def test_training_a_teacher_measures_it(store: tracking.Store, capsys: pytest.Ca
 
 
 @pytest.mark.data
-def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: tracking.Store) -> None:
+def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: run_store.Store) -> None:
     smoke = train_cgn_mnist.DEFAULTS["smoke"]
     run_id = train_cgn_mnist.main(replace(smoke, training=replace(smoke.training, steps=2), counterfactuals=50))
     metrics = store.client.get_run(run_id).data.metrics
@@ -82,7 +83,7 @@ def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: tracking.Sto
     assert "authors_counterfactual" in store.load_tensors(run_id, "samples")
 
 
-def test_baseline_keeps_three_generators(store: tracking.Store) -> None:
+def test_baseline_keeps_three_generators(store: run_store.Store) -> None:
     config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
     table = baseline_mnist.main(config)
     assert list(table.index) == [0, 1]
@@ -96,21 +97,21 @@ def test_baseline_keeps_three_generators(store: tracking.Store) -> None:
     assert not torch.equal(*(store.load_student(run_id, "student_shape").fc.weight for run_id in table["run_id"]))
 
 
-def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store: tracking.Store) -> None:
-    empty = teachers.table(store, "digits")
+def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store: run_store.Store) -> None:
+    empty = train_cgn_mnist_figures.table(store, "digits")
     assert empty.commands == [
         "python experiments/train_cgn_mnist.py --dataset digits",
         "python experiments/baseline_mnist.py --dataset digits",
     ]
-    assert all(is_gap(figure) for figure in teachers.figure(store, "digits").values())
+    assert all(is_gap(figure) for figure in train_cgn_mnist_figures.figure(store, "digits").values())
     config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
     measured = baseline_mnist.main(replace(config, training=replace(config.training, steps=2)))
-    table = teachers.table(store, "digits")
+    table = train_cgn_mnist_figures.table(store, "digits")
     assert table.commands == empty.commands[:1]
     cells = table.cells.set_index(["metric", "cgn"])
     assert cells.loc[("stroke_iou", "CGN with TinyGANs (baseline)"), "n"] == 2
     mean = cells.loc[("test_accuracy", "CGN with TinyGANs (baseline)"), "mean"]
     assert mean == pytest.approx(measured["test_accuracy"].mean())
-    drawn = teachers.figure(store, "digits")["baseline"]
+    drawn = train_cgn_mnist_figures.figure(store, "digits")["baseline"]
     assert cited(drawn) == [measured["run_id"][0]]
     assert "smoke" in drawn.texts[0].get_text()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.errors import InputError
-from skdcgn.metrics import parameters
-from skdcgn.models.published import load_discriminator, load_generator
-from skdcgn.runtime import seeded, stream
+from skdcgn.measure.cost import parameters
+from skdcgn.randomness import seeded, stream
+from skdcgn.tinygan.published import load_discriminator, load_generator
 
 
 def random_values(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from record import add, read
 
-from analysis import gallery, paper, report, runs, style
-from analysis.paper import Claim
-from analysis.tables import Table
-from analysis.verdicts import RULES, Evidence, Finding, Status, Verdict, judge, verdicts
-from skdcgn import tracking
+from analysis.frame import style, view
+from analysis.frame.judge import Finding, Status, judge
+from analysis.frame.table import Table
+from analysis.report import claims, gallery, paper
+from analysis.report import deviations as paper_deviations
+from analysis.report.paper import Claim
+from analysis.report.verdicts import RULES, Evidence, Verdict, verdicts
+from skdcgn.runs import store as run_store
 
 CLAIM = Claim("id", "Sec. 0", "It holds.", "a number", "another", ("mnist_kd",))
 SHOWN = pd.DataFrame(
@@ -106,7 +109,7 @@ def test_every_claim_has_a_rule_and_is_told_apart() -> None:
     experiments = {name for claim in paper.CLAIMS for name in claim.experiments}
     folder = Path(__file__).parents[1] / "experiments"
     assert all((folder / f"{name}.py").exists() for name in experiments)
-    named = {claim for deviation in paper.DEVIATIONS for claim in deviation.claims}
+    named = {claim for deviation in paper_deviations.DEVIATIONS for claim in deviation.claims}
     assert named <= set(ids)
 
 
@@ -114,30 +117,30 @@ def test_every_claim_has_a_rule_and_is_told_apart() -> None:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tracking.Store:
+def empty(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> run_store.Store:
     return _copy(empty_store, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tracking.Store:
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> run_store.Store:
     store = _copy(empty_store, tmp_path_factory)
     add(store, read(Path(__file__).parent / "golden" / "runs.json"))
     return store
 
 
 @pytest.fixture(scope="module")
-def evidence(recorded: tracking.Store) -> Evidence:
+def evidence(recorded: run_store.Store) -> Evidence:
     """Reads each experiment once, for all tests."""
     return Evidence(recorded)
 
 
-def _copy(empty_store: Path, factory: pytest.TempPathFactory) -> tracking.Store:
+def _copy(empty_store: Path, factory: pytest.TempPathFactory) -> run_store.Store:
     database = factory.mktemp("store") / "mlflow.db"
     shutil.copy(empty_store, database)
-    return tracking.open_store(f"sqlite:///{database}")
+    return run_store.open_store(f"sqlite:///{database}")
 
 
-def test_an_empty_store_has_a_command_for_every_claim(empty: tracking.Store) -> None:
+def test_an_empty_store_has_a_command_for_every_claim(empty: run_store.Store) -> None:
     for verdict in verdicts(Evidence(empty)):
         expected = Status.NO_RUN if verdict.claim.experiments else Status.NOT_TESTABLE
         assert verdict.status is expected, verdict.claim.id
@@ -145,7 +148,7 @@ def test_an_empty_store_has_a_command_for_every_claim(empty: tracking.Store) -> 
             assert any(f"experiments/{experiment}.py" in command for command in verdict.commands), verdict.claim.id
 
 
-def test_an_empty_store_draws_every_figure_as_a_gap_with_its_command(empty: tracking.Store) -> None:
+def test_an_empty_store_draws_every_figure_as_a_gap_with_its_command(empty: run_store.Store) -> None:
     drawn = {name: figure for draw in gallery.FIGURES.values() for name, figure in draw(empty).items()}
     for name, figure in drawn.items():
         assert style.is_gap(figure), name
@@ -155,7 +158,7 @@ def test_an_empty_store_draws_every_figure_as_a_gap_with_its_command(empty: trac
     assert {name for claim in paper.CLAIMS for name in claim.figures} <= places
 
 
-def test_an_empty_store_makes_every_table(empty: tracking.Store) -> None:
+def test_an_empty_store_makes_every_table(empty: run_store.Store) -> None:
     for name, make in gallery.TABLES.items():
         table = make(empty)
         assert table.to_latex().isascii(), name
@@ -195,7 +198,7 @@ def test_table_1_is_judged_in_each_reading(
 ) -> None:
     """Noise that is not learnt, or helps with real digits: where unmodified masks were not learnt, it says nothing."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tags = {"profile": "quick", "dataset": "double_colored", "teacher": "a teacher", "stand_in": "false"}
     tags |= {"level": "case", "when": "sampling", "init": "none", "strength": "paper", "teacher_sha256": "abc"}
     accuracies = {
@@ -229,10 +232,10 @@ def test_table_1_is_judged_in_each_reading(
 
 
 def test_the_later_of_two_stages_is_compared_with_the_earlier(
-    recorded: tracking.Store, tmp_path: Path, empty_store: Path
+    recorded: run_store.Store, tmp_path: Path, empty_store: Path
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    store = tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tags = {"profile": "quick", "dataset": "miniature", "teacher": "the miniature", "stand_in": "true"}
     tags |= {"mechanism": "shape", "teacher_sha256": "abc"}
     group = {"experiment": "imagenet_kd", "name": "group", "tags": tags}
@@ -260,14 +263,14 @@ def test_the_later_of_two_stages_is_compared_with_the_earlier(
 
 
 def test_costs_sum_what_the_runs_took(evidence: Evidence) -> None:
-    costs = report.costs(evidence).cells.set_index("experiment")
+    costs = claims.costs(evidence).cells.set_index("experiment")
     assert costs.loc["mnist_kd", ["finished runs", "training", "hardware"]].tolist() == [9, "9.0 min", "a machine"]
     assert costs.loc["ood_robustness", "finished runs"] == 12
 
 
 def test_markdown_links_what_is_there(evidence: Evidence, tmp_path: Path) -> None:
     (tmp_path / "figure_11.png").touch()
-    tally, blank, *lines = report.markdown(evidence, tmp_path).splitlines()
+    tally, blank, *lines = claims.markdown(evidence, tmp_path).splitlines()
     kinds = [verdict.label.split(":")[0] for verdict in verdicts(evidence)]
     assert tally.startswith(f"{len(paper.CLAIMS)} claims: ")
     assert f"{kinds.count('confirmed')} confirmed" in tally
@@ -281,7 +284,7 @@ def test_markdown_links_what_is_there(evidence: Evidence, tmp_path: Path) -> Non
 
 
 def test_html_marks_verdicts_and_links_places(evidence: Evidence) -> None:
-    page = report.claims(evidence)._repr_html_()
+    page = claims.claims(evidence)._repr_html_()
     assert '<span class="verdict refuted">✘ refuted</span>' in page
     assert '<a href="#figure_11">figure 11</a>' in page
     assert "<code>python experiments/sweep_lambdas.py</code>" in page
@@ -289,13 +292,13 @@ def test_html_marks_verdicts_and_links_places(evidence: Evidence) -> None:
 
 
 def test_criteria_and_deviations_are_complete() -> None:
-    assert len(report.criteria().cells) == len(paper.CLAIMS)
-    assert report.deviations().cells.notna().all(axis=None)
-    for listing in (report.criteria(), report.deviations()):
+    assert len(claims.criteria().cells) == len(paper.CLAIMS)
+    assert claims.deviations().cells.notna().all(axis=None)
+    for listing in (claims.criteria(), claims.deviations()):
         assert listing.to_latex().isascii()
 
 
-def test_the_main_dataset_is_the_papers_unless_there_is_only_a_stand_in(recorded: tracking.Store) -> None:
-    assert runs.main_dataset(recorded) == "double_colored"
-    assert runs.main_dataset(recorded, "imagenet_kd") == "miniature"
-    assert runs.main_dataset(recorded, "never_run") == "double_colored"
+def test_the_main_dataset_is_the_papers_unless_there_is_only_a_stand_in(recorded: run_store.Store) -> None:
+    assert view.main_dataset(recorded) == "double_colored"
+    assert view.main_dataset(recorded, "imagenet_kd") == "miniature"
+    assert view.main_dataset(recorded, "never_run") == "double_colored"

@@ -8,16 +8,17 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import published
-from analysis import robustness as shown
-from analysis.style import cited, is_gap
+from analysis import ood_robustness as ood_robustness_figures
+from analysis.frame import published as published_numbers
+from analysis.frame.style import cited, is_gap
 from experiments import baseline_mnist, ood_robustness, train_cgn_mnist
-from skdcgn import cli, tracking
-from skdcgn.classification import ClassifierConfig
-from skdcgn.data import make_dataset
+from skdcgn import cli
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.data.mnist import make_dataset
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.tinygan import PUBLISHED_MNIST, TinyGANConfig, TinyGANGenerator
-from skdcgn.robustness import (
+from skdcgn.randomness import seeded
+from skdcgn.recipes.ood_robustness import (
     ClassifierTrainer,
     counterfactual_images,
     generated_images,
@@ -25,8 +26,9 @@ from skdcgn.robustness import (
     two_of_each_class,
     unbiased_sets,
 )
-from skdcgn.runtime import Runtime, seeded
-from skdcgn.teachers import MNISTTeacher
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANGenerator
 
 
 def texts(figure: Figure) -> str:
@@ -101,9 +103,9 @@ def test_a_classifier_training_starts_anew_when_resumed() -> None:
 
 
 def test_published_numbers() -> None:
-    assert published.robustness("double_colored", "cgn").cgn_paper == (97.4, 89.0)
-    assert published.robustness("wildlife", "cgn").replication == (95.5, 81.4)
-    assert published.robustness("digits", "cgn") == (None, None)
+    assert published_numbers.robustness("double_colored", "cgn").cgn_paper == (97.4, 89.0)
+    assert published_numbers.robustness("wildlife", "cgn").replication == (95.5, 81.4)
+    assert published_numbers.robustness("digits", "cgn") == (None, None)
 
 
 SMOKE = replace(ood_robustness.DEFAULTS["smoke"], datasets=("digits",), seeds=(0, 1), runtime=Runtime(device="cpu"))
@@ -118,7 +120,7 @@ def cheap(random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(baseline_mnist.DEFAULTS, "smoke", brief)
 
 
-def test_experiment_table_and_figures(cheap: None, store: tracking.Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiment_table_and_figures(cheap: None, store: run_store.Store, capsys: pytest.CaptureFixture[str]) -> None:
     results = ood_robustness.main(SMOKE)
     assert list(results.loc["digits"].index.unique("source")) == list(SMOKE.sources)
     assert len(results) == 2 * len(SMOKE.sources)
@@ -146,7 +148,7 @@ def test_experiment_table_and_figures(cheap: None, store: tracking.Store, capsys
     assert capsys.readouterr().out.count("ood") == 0
     assert len([run for run in store.search("ood_robustness") if "source" in run.data.tags]) == len(runs) + 1  # a GAN
 
-    table = shown.table(store, "digits")
+    table = ood_robustness_figures.table(store, "digits")
     assert "stand-in" in table.title
     assert table.text.loc["SKDCGN 64x64", "train"] == "no finished run [1]"
     assert table.commands[0].endswith("--profile smoke --datasets digits --sources skdcgn_published")
@@ -154,7 +156,11 @@ def test_experiment_table_and_figures(cheap: None, store: tracking.Store, capsys
     assert cell["n"] == 2
     assert cell["mean"] == pytest.approx(results.xs("cgn", level="source")["test_accuracy"].mean())
     assert "GAN, SKDCGN, baseline: one trained generator for all seeds" in " ".join(table.notes)
-    for draw in (shown.figure, shown.class_figure, shown.image_sheet):
+    for draw in (
+        ood_robustness_figures.figure,
+        ood_robustness_figures.class_figure,
+        ood_robustness_figures.image_sheet,
+    ):
         figure = draw(store, "digits")
         assert not is_gap(figure)
         assert "smoke" in texts(figure)
@@ -163,7 +169,7 @@ def test_experiment_table_and_figures(cheap: None, store: tracking.Store, capsys
 
 
 def test_published_students_are_one_set_of_the_published_size(
-    cheap: None, store: tracking.Store, monkeypatch: pytest.MonkeyPatch
+    cheap: None, store: run_store.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -195,7 +201,7 @@ def test_published_students_are_one_set_of_the_published_size(
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    store: tracking.Store, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+    store: run_store.Store, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
     arguments = ["--profile", "smoke", "--datasets", "digits", *flags]
     with pytest.raises(SystemExit) as exit_:
@@ -205,9 +211,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not store.search("ood_robustness")
 
 
-def test_gaps_name_the_command(store: tracking.Store) -> None:
-    table = shown.table(store)
+def test_gaps_name_the_command(store: run_store.Store) -> None:
+    table = ood_robustness_figures.table(store)
     assert set(table.text["train"].str.startswith("no finished run")) == {True}
     assert table.text.loc["CGN", "CGN paper (train / test)"] == "97.4 / 89"
     assert table.commands[0] == "python experiments/ood_robustness.py --sources original"
-    assert "--profile full --datasets double_colored" in texts(shown.figure(store, profile="full"))
+    assert "--profile full --datasets double_colored" in texts(ood_robustness_figures.figure(store, profile="full"))

@@ -14,9 +14,9 @@ from typing import get_args
 import pytest
 
 from experiments import __main__ as suite
-from skdcgn import tracking
-from skdcgn.errors import InputError
-from skdcgn.runtime import Interrupted, Interruption
+from skdcgn.errors import InputError, Interrupted
+from skdcgn.runs import store as run_store
+from skdcgn.runs.interruption import Interruption
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = suite.Datasets("digits", "digits", "because")
@@ -143,7 +143,7 @@ def test_the_real_teacher_is_taken_where_it_is(data_dir: Path) -> None:
 
 
 def test_a_failing_experiment_does_not_hide_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: tracking.Store, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: run_store.Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = (
         entry("broken", script(tmp_path, "broken", "raise SystemExit(3)")),
@@ -164,7 +164,7 @@ def test_a_failing_experiment_does_not_hide_the_others(
 
 
 def test_steps_run_side_by_side_and_after_what_they_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: tracking.Store, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: run_store.Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`one` and `two` end only if both run at the same time; `three` fails if it starts before `one` has ended."""
     meeting = """
@@ -219,7 +219,7 @@ def test_a_second_call_says_that_all_was_finished(tmp_path: Path) -> None:
 def test_an_interruption_ends_the_experiment_cleanly_and_the_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "open_store", lambda: FolderStore(tmp_path / "runs"))
+    monkeypatch.setattr(run_store, "open_store", lambda: FolderStore(tmp_path / "runs"))
     started, checkpoint = tmp_path / "started", tmp_path / "checkpoint"
     training = f"""
 import pathlib, signal, time

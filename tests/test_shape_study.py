@@ -9,20 +9,25 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import shape_study as shown
-from analysis import style
+from analysis import table1_shape_im as table1_shape_im_figures
+from analysis.frame import style
 from experiments import table1_shape_im
 from experiments.table1_shape_im import DEFAULTS, Config
-from skdcgn import cli, counterfactuals, runtime, shape_study, tracking
-from skdcgn.cgn_training import PUBLISHED
-from skdcgn.classification import ClassifierConfig
-from skdcgn.counterfactuals import CounterfactualConfig, draw
-from skdcgn.data import TensorSet
-from skdcgn.errors import InputError
+from skdcgn import cli
+from skdcgn.cgn.adversarial import PUBLISHED
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.counterfactuals import datasets
+from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
+from skdcgn.data.mnist import TensorSet
+from skdcgn.errors import InputError, Interrupted
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runtime import Interrupted, Runtime, stream
-from skdcgn.shape_study import Case, RealImages, Remembering, cases, two_way_sets
-from skdcgn.teachers import MNISTTeacher
+from skdcgn.randomness import stream
+from skdcgn.recipes import table1_shape_im as table1_shape_im_recipe
+from skdcgn.recipes.table1_shape_im import Case, RealImages, Remembering, cases, two_way_sets
+from skdcgn.runs import interruption
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
 
 ALL = ("none", "noise", "rotation", "transparency")
 
@@ -30,7 +35,7 @@ ALL = ("none", "noise", "rotation", "transparency")
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counterfactuals are drawn by whole chunks: small ones do here."""
-    monkeypatch.setattr(counterfactuals, "CHUNK", 40)
+    monkeypatch.setattr(datasets, "CHUNK", 40)
 
 
 # --- cases
@@ -165,7 +170,7 @@ def _real_images() -> RealImages:
 def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
     (case,) = cases(("none",), ("sampling",), (), ("permuted",))
     config = replace(DEFAULTS["smoke"].of(case, 0), images=80)
-    measured = shape_study.measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    measured = table1_shape_im_recipe.measure(config, random_teacher, _real_images(), torch.device("cpu"))
     assert set(measured) == {
         "train_accuracy",
         "valid_accuracy",
@@ -177,7 +182,7 @@ def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
         "mask_sameness",
     }
     assert all(0 <= value <= 1 for value in measured.values())
-    assert measured == shape_study.measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    assert measured == table1_shape_im_recipe.measure(config, random_teacher, _real_images(), torch.device("cpu"))
 
 
 def test_the_two_way_test_set_is_all_real(random_teacher: MNISTTeacher) -> None:
@@ -185,7 +190,7 @@ def test_the_two_way_test_set_is_all_real(random_teacher: MNISTTeacher) -> None:
     (case,) = cases(("none",), ("sampling",), (), ("permuted",))
     two_way = ClassifierConfig(epochs=12, batch_size=10, gamma=0.9, precision="fp32")
     config = replace(DEFAULTS["smoke"].of(case, 0), images=200, two_way=two_way, two_way_images=150)
-    measured = shape_study.measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    measured = table1_shape_im_recipe.measure(config, random_teacher, _real_images(), torch.device("cpu"))
     assert measured["two_way_accuracy"] > 0.9
     assert measured["two_way_test_accuracy"] > 0.8
 
@@ -204,13 +209,13 @@ def test_mask_quality_knows_digits_from_masks_that_are_all_the_same() -> None:
             mask[:, :, 8:24, 14:18] = 1.0
             return mask
 
-    quality = shape_study.mask_quality(Stamp(), _real_images().valid, seed=0)
+    quality = table1_shape_im_recipe.mask_quality(Stamp(), _real_images().valid, seed=0)
     assert quality == {"stroke_iou": 1.0, "mask_sameness": 1.0}
 
 
 def test_samples_of_two_cases_differ_in_the_modification_alone(random_teacher: MNISTTeacher) -> None:
     of = {
-        case.when: shape_study.samples(random_teacher, case, seed=0)
+        case.when: table1_shape_im_recipe.samples(random_teacher, case, seed=0)
         for case in cases(("noise",), ("sampling", "training"), ("scratch",), ("permuted",))
     }
     assert of["sampling"]["mask"].shape == (10, 1, 32, 32)
@@ -221,13 +226,15 @@ def test_samples_of_two_cases_differ_in_the_modification_alone(random_teacher: M
 
 
 def test_an_interrupted_case_says_so(random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: runtime.Interruption) -> None:
+    def interrupt(self: interruption.Interruption) -> None:
         raise Interrupted(15)
 
-    monkeypatch.setattr(runtime.Interruption, "check", interrupt)
+    monkeypatch.setattr(interruption.Interruption, "check", interrupt)
     (case,) = cases(("none",), ("sampling",), (), ("permuted",))
     with pytest.raises(Interrupted):
-        shape_study.measure(DEFAULTS["smoke"].of(case, 0), random_teacher, _real_images(), torch.device("cpu"))
+        table1_shape_im_recipe.measure(
+            DEFAULTS["smoke"].of(case, 0), random_teacher, _real_images(), torch.device("cpu")
+        )
 
 
 def test_an_estimate_grows_with_the_work(random_teacher: MNISTTeacher) -> None:
@@ -235,7 +242,9 @@ def test_an_estimate_grows_with_the_work(random_teacher: MNISTTeacher) -> None:
     found = cases(("none",), ("training",), ("scratch",), ("permuted",))
     real = _real_images().training
     few, many = (
-        shape_study.estimate_seconds([each.of(case, 0) for case in found], real, random_teacher, torch.device("cpu"))
+        table1_shape_im_recipe.estimate_seconds(
+            [each.of(case, 0) for case in found], real, random_teacher, torch.device("cpu")
+        )
         for each in (config, replace(config, training=replace(config.training, steps=10_000), images=100_000))
     )
     assert 0 < few < many / 10
@@ -256,7 +265,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, random_teacher: MNISTTeacher) -> No
     monkeypatch.setattr(table1_shape_im.train_cgn_mnist, "load_teacher", lambda *_: random_teacher)
 
 
-def test_smoke_run_on_digits(store: tracking.Store, offline: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_run_on_digits(store: run_store.Store, offline: None, capsys: pytest.CaptureFixture[str]) -> None:
     results = table1_shape_im.main(_config())
     first = capsys.readouterr().out
     assert len(results) == 2 * 2 * 2 + 1  # two modifications, whens and labels; one transparency
@@ -285,8 +294,8 @@ def test_smoke_run_on_digits(store: tracking.Store, offline: None, capsys: pytes
     _check_analysis(store)
 
 
-def _check_analysis(store: tracking.Store) -> None:
-    table = shown.table_1(store, "digits")
+def _check_analysis(store: run_store.Store) -> None:
+    table = table1_shape_im_figures.table_1(store, "digits")
     assert "stand-in" in table.title
     assert "smoke test" in table.title
     text = table.text
@@ -294,14 +303,16 @@ def _check_analysis(store: tracking.Store) -> None:
     assert (text["train"] != "").all()
     assert any("python experiments/table1_shape_im.py --dataset digits" in command for command in table.commands)
     assert table.to_latex().count("protocol") >= 1
-    for draw_ in (shown.figure_3, shown.transparency_curve):
+    for draw_ in (table1_shape_im_figures.figure_3, table1_shape_im_figures.transparency_curve):
         figure = draw_(store, "digits")
         assert not style.is_gap(figure)
         assert style.cited(figure)
-    assert shown.verdicts(store, "digits").cells["verdict"].str.contains("Noise, permuted labels").any()
+    assert (
+        table1_shape_im_figures.verdicts(store, "digits").cells["verdict"].str.contains("Noise, permuted labels").any()
+    )
 
 
-def test_a_case_of_a_trained_cgn_does_not_train_it_again(store: tracking.Store, offline: None) -> None:
+def test_a_case_of_a_trained_cgn_does_not_train_it_again(store: run_store.Store, offline: None) -> None:
     config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
     table1_shape_im.main(config)
     table1_shape_im.main(replace(config, when=("both",), labels=("unpermuted",)))
@@ -311,23 +322,23 @@ def test_a_case_of_a_trained_cgn_does_not_train_it_again(store: tracking.Store, 
 
 
 def test_a_killed_training_goes_on(
-    store: tracking.Store, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: run_store.Store, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
     config = replace(config, runtime=Runtime(threads=1, checkpoint_every=1))
     whole = table1_shape_im.main(config)
 
-    other = tracking.open_store(f"sqlite:///{tmp_path / 'other.db'}")
-    monkeypatch.setattr(tracking, "open_store", lambda: other)
+    other = run_store.open_store(f"sqlite:///{tmp_path / 'other.db'}")
+    monkeypatch.setattr(run_store, "open_store", lambda: other)
     steps = []
 
-    def kill(self: runtime.Interruption) -> None:
+    def kill(self: interruption.Interruption) -> None:
         steps.append(1)
         if len(steps) == 2:
             raise Interrupted(15)
 
     with monkeypatch.context() as context:
-        context.setattr(runtime.Interruption, "check", kill)
+        context.setattr(interruption.Interruption, "check", kill)
         with pytest.raises(Interrupted):
             table1_shape_im.main(config)
     killed = {run.data.tags["level"]: run.info for run in other.search(table1_shape_im.EXPERIMENT)}
@@ -338,7 +349,7 @@ def test_a_killed_training_goes_on(
     assert cgn.info.run_id == killed["cgn"].run_id
 
 
-def test_the_start_is_part_of_a_cgns_identity(store: tracking.Store, offline: None) -> None:
+def test_the_start_is_part_of_a_cgns_identity(store: run_store.Store, offline: None) -> None:
     config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
     config = replace(config, init=("scratch", "pretrained"), training=config.finetune)
     results = table1_shape_im.main(config)
@@ -358,7 +369,7 @@ def test_the_start_is_part_of_a_cgns_identity(store: tracking.Store, offline: No
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    store: tracking.Store,
+    store: run_store.Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -427,7 +438,9 @@ SAMPLED = {
 
 
 def _pattern(accuracies: dict[tuple[str, str, str], tuple[float, float]]) -> str:
-    (found,) = [each for each in shown.verdict(_results(accuracies)) if each.startswith("The paper's pattern")]
+    (found,) = [
+        each for each in table1_shape_im_figures.verdict(_results(accuracies)) if each.startswith("The paper's pattern")
+    ]
     return found.split("given by: ")[1]
 
 
@@ -442,24 +455,26 @@ def test_the_verdict_names_the_protocol_that_gives_the_pattern() -> None:
 
 def test_the_verdict_warns_of_classifiers_that_learnt_too_little() -> None:
     warning = "the numbers cannot be held against the paper's"
-    assert warning not in " ".join(shown.verdict(_results(UNPERMUTED | TRAINED)))
+    assert warning not in " ".join(table1_shape_im_figures.verdict(_results(UNPERMUTED | TRAINED)))
     small = {case: (train / 2, test / 2) for case, (train, test) in TRAINED.items()}
-    assert warning in " ".join(shown.verdict(_results(UNPERMUTED | small)))
+    assert warning in " ".join(table1_shape_im_figures.verdict(_results(UNPERMUTED | small)))
 
 
 def test_the_verdict_says_what_each_protocol_gave() -> None:
-    said = shown.verdict(_results(UNPERMUTED | TRAINED | SAMPLED))
+    said = table1_shape_im_figures.verdict(_results(UNPERMUTED | TRAINED | SAMPLED))
     (trained,) = [sentence for sentence in said if sentence.startswith("Mask modified while training")]
     assert "noise 99.1 / 15.2" in trained
     assert "Memorised: noise and rotation; transparency in between." in trained
     (unpermuted,) = [sentence for sentence in said if sentence.startswith("Mask") and "digit's labels" in sentence]
     assert "control 100.1 / 10.2" in unpermuted
     assert "Memorised: neither; transparency not in between." in unpermuted
-    assert not [sentence for sentence in shown.verdict(_results(TRAINED).query("seed < 0")) if sentence]
+    assert not [
+        sentence for sentence in table1_shape_im_figures.verdict(_results(TRAINED).query("seed < 0")) if sentence
+    ]
 
 
 def test_the_verdict_compares_training_with_sampling() -> None:
-    sentences = shown.verdict(_results(TRAINED | SAMPLED))
+    sentences = table1_shape_im_figures.verdict(_results(TRAINED | SAMPLED))
     (rotation,) = [sentence for sentence in sentences if sentence.startswith("Rotation")]
     assert "at sampling 37.2 %; while training from scratch 14.2 % (-23.0 points" in rotation
     assert "lower" in rotation
@@ -467,42 +482,46 @@ def test_the_verdict_compares_training_with_sampling() -> None:
 
 
 def test_the_verdict_on_transparency_needs_an_interval_that_leaves_out_0() -> None:
-    better = [sentence for sentence in shown.verdict(_results(SAMPLED)) if sentence.startswith("Sec. 4.4")]
+    better = [
+        sentence for sentence in table1_shape_im_figures.verdict(_results(SAMPLED)) if sentence.startswith("Sec. 4.4")
+    ]
     assert len(better) == 1
     assert "higher" in better[0]
     close = _results(SAMPLED)
     noisy = close["intervention"] == "transparency"
     close.loc[noisy, "valid_accuracy"] = [0.80, 0.86, 0.92]
-    assert "not told apart" in next(s for s in shown.verdict(close) if s.startswith("Sec. 4.4"))
-    one = [s for s in shown.verdict(_results(SAMPLED, seeds=1)) if s.startswith("Sec. 4.4")]
+    assert "not told apart" in next(s for s in table1_shape_im_figures.verdict(close) if s.startswith("Sec. 4.4"))
+    one = [s for s in table1_shape_im_figures.verdict(_results(SAMPLED, seeds=1)) if s.startswith("Sec. 4.4")]
     assert "one seed only" in one[0]
 
 
 def test_the_control_of_training_is_that_of_both_as_well() -> None:
     results = _results({**TRAINED, ("both", "permuted", "noise"): (0.5, 0.1)})
-    both = next(protocol for protocol in shown.protocols(results) if protocol.when == "both")
-    assert shown.values(results, both, "none", "train_accuracy").tolist() == pytest.approx([0.94, 0.941, 0.942])
-    table = shown.cells(results, "the command")
+    both = next(protocol for protocol in table1_shape_im_figures.protocols(results) if protocol.when == "both")
+    assert table1_shape_im_figures.values(results, both, "none", "train_accuracy").tolist() == pytest.approx(
+        [0.94, 0.941, 0.942]
+    )
+    table = table1_shape_im_figures.cells(results, "the command")
     rows = table[table["protocol"] == str(both)].set_index(["intervention", "quantity"])
-    assert rows.loc[(shown.INTERVENTIONS["none"], "train"), "n"] == 3
-    assert rows.loc[(shown.INTERVENTIONS["rotation"], "train"), "command"] == "the command"
-    assert rows.loc[(shown.INTERVENTIONS["noise"], "paper"), "text"] == "99.9 / 14.96"
-    assert rows.loc[(shown.INTERVENTIONS["none"], "paper"), "text"] == "97.4 / 89"
-    assert shown.INTERVENTIONS["rotation_transparency"] not in table["intervention"].tolist()
+    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["none"], "train"), "n"] == 3
+    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["rotation"], "train"), "command"] == "the command"
+    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["noise"], "paper"), "text"] == "99.9 / 14.96"
+    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["none"], "paper"), "text"] == "97.4 / 89"
+    assert table1_shape_im_figures.INTERVENTIONS["rotation_transparency"] not in table["intervention"].tolist()
 
 
-def test_an_empty_store_shows_gaps_with_the_command(store: tracking.Store) -> None:
+def test_an_empty_store_shows_gaps_with_the_command(store: run_store.Store) -> None:
     command = "python experiments/table1_shape_im.py --profile full"
-    assert shown.table_1(store, profile="full").commands == [command]
-    assert shown.table_1(store).empty
-    for draw_ in (shown.figure_3, shown.transparency_curve):
+    assert table1_shape_im_figures.table_1(store, profile="full").commands == [command]
+    assert table1_shape_im_figures.table_1(store).empty
+    for draw_ in (table1_shape_im_figures.figure_3, table1_shape_im_figures.transparency_curve):
         assert style.is_gap(draw_(store))
-    assert "No finished run" in shown.verdicts(store).cells["verdict"][0]
+    assert "No finished run" in table1_shape_im_figures.verdicts(store).cells["verdict"][0]
 
 
 @pytest.mark.data
 def test_real_images_are_biased_in_training_alone(data_dir: Path) -> None:
-    real = shape_study.real_images("double_colored", limit=100)
+    real = table1_shape_im_recipe.real_images("double_colored", limit=100)
     assert (len(real.training), len(real.valid), len(real.test)) == (50_000, 100, 100)
     corner = real.training.pixels[:2000, :, 0, 0].float()
     labels = real.training.labels[:2000]

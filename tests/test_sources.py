@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from skdcgn import tracking
-from skdcgn.cgn_training import save_cgn
+from skdcgn.cgn.adversarial import save_cgn
+from skdcgn.cgn.mnist import CGN
+from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.models.tinygan import TinyGANConfig, TinyGANGenerator
-from skdcgn.runtime import Runtime, seeded
-from skdcgn.sources import finished_group, load_source
-from skdcgn.students import SKDCGN
-from skdcgn.teachers import Teacher
+from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.randomness import seeded
+from skdcgn.recipes.sources import finished_group, load_source
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
 
 SMALL = TinyGANConfig(resolution=8, width=2, blocks=1)
 
@@ -36,13 +38,13 @@ def student(mechanism: Mechanism, seed: int) -> TinyGANGenerator:
 
 
 @contextmanager
-def group(store: tracking.Store, config: Config, sha256: str = "a") -> Iterator[tracking.Run]:
+def group(store: run_store.Store, config: Config, sha256: str = "a") -> Iterator[run_module.Run]:
     tags = {"teacher_sha256": sha256, "stand_in": True, "dataset": "digits"}
     with store.start("mnist_kd", config, "group", {"teacher": sha256, "level": "group"}, tags) as run:
         yield run
 
 
-def add_students(store: tracking.Store, parent: tracking.Run, config: Config, sha256: str = "a") -> None:
+def add_students(store: run_store.Store, parent: run_module.Run, config: Config, sha256: str = "a") -> None:
     """Add the students of a group whose run is open, those of each of its seeds."""
     for seed in config.seeds:
         for mechanism in Mechanism:
@@ -62,7 +64,7 @@ def students_of(seed: int) -> SKDCGN:
     return SKDCGN({mechanism: student(mechanism, seed) for mechanism in Mechanism})
 
 
-def test_students_of_a_run(store: tracking.Store) -> None:
+def test_students_of_a_run(store: run_store.Store) -> None:
     with group(store, Config(seeds=(2, 1)), "b") as other:
         add_students(store, other, Config(seeds=(2, 1)), "b")
     with group(store, Config(seeds=(3,))) as first:
@@ -75,7 +77,7 @@ def test_students_of_a_run(store: tracking.Store) -> None:
     assert load_source(f"runs:/{other.run_id}", store).sha256 == students_of(1).sha256  # the lowest seed
 
 
-def test_students_that_an_earlier_run_trained(store: tracking.Store) -> None:
+def test_students_that_an_earlier_run_trained(store: run_store.Store) -> None:
     with group(store, Config(seeds=(0, 1))) as first:
         add_students(store, first, Config(seeds=(0, 1)))
     with group(store, Config(seeds=(5,), steps=2)) as different:  # other settings: not to be mixed up
@@ -87,15 +89,15 @@ def test_students_that_an_earlier_run_trained(store: tracking.Store) -> None:
 
 
 def test_own_students_count_though_the_code_changed_in_between(
-    store: tracking.Store, monkeypatch: pytest.MonkeyPatch
+    store: run_store.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with group(store, Config()) as run:
-        monkeypatch.setattr(tracking, "code_version", lambda _: "edited")
+        monkeypatch.setattr(run_identity, "code_version", lambda _: "edited")
         add_students(store, run, Config())
     assert load_source(f"runs:/{run.run_id}", store).sha256 == students_of(0).sha256
 
 
-def test_group_by_its_config(store: tracking.Store) -> None:
+def test_group_by_its_config(store: run_store.Store) -> None:
     with group(store, Config()) as run:
         pass
     assert finished_group(store, "mnist_kd", Config(runtime=Runtime(device="cpu"))) == run.run_id
@@ -103,7 +105,7 @@ def test_group_by_its_config(store: tracking.Store) -> None:
         finished_group(store, "mnist_kd", Config(steps=9))
 
 
-def test_cgn_of_a_run(store: tracking.Store, tmp_path: Path) -> None:
+def test_cgn_of_a_run(store: run_store.Store, tmp_path: Path) -> None:
     cgn = CGN()
     save_cgn(tmp_path / "cgn.safetensors", cgn)
     with store.start("train_cgn_mnist", Config(), "cgn", tags={"dataset": "digits"}) as run:
@@ -116,7 +118,7 @@ def test_cgn_of_a_run(store: tracking.Store, tmp_path: Path) -> None:
     assert same_mask(loaded, from_file)
 
 
-def test_baseline_of_a_run(store: tracking.Store) -> None:
+def test_baseline_of_a_run(store: run_store.Store) -> None:
     with store.start("baseline_mnist", Config(), "seed 0") as run:
         for mechanism in Mechanism:
             run.log_student(student(mechanism, 7), f"student_{mechanism}")
@@ -133,7 +135,7 @@ def test_authors_teachers(data_dir: Path, variant: str) -> None:
     assert not teacher.stand_in
 
 
-def test_what_is_no_source_is_told(store: tracking.Store, tmp_path: Path) -> None:
+def test_what_is_no_source_is_told(store: run_store.Store, tmp_path: Path) -> None:
     with group(store, Config()) as parent:
         add_students(store, parent, Config())
     child = next(run for run in store.search("mnist_kd") if "mlflow.parentRunId" in run.data.tags)

@@ -20,18 +20,23 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from analysis import export
 from analysis import sweeps as drawn
+from analysis.report import export
 from experiments import mnist_kd, sweep_kl, sweep_lambdas
-from skdcgn import cli, sweeps, tracking, training
-from skdcgn.errors import InputError
-from skdcgn.losses import LossConfig
-from skdcgn.profiles import MNIST
-from skdcgn.runtime import Interrupted, Runtime
-from skdcgn.sweeps import Report, SearchConfig, Sweep
-from skdcgn.teachers import MNISTTeacher
-from skdcgn.tracking import Run
-from skdcgn.training import Diverged
+from skdcgn import cli
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.errors import InputError, Interrupted
+from skdcgn.recipes import student
+from skdcgn.recipes import sweep as sweep_recipe
+from skdcgn.recipes.profiles import MNIST
+from skdcgn.runs import processes
+from skdcgn.runs import search as run_search
+from skdcgn.runs import store as run_store
+from skdcgn.runs.loop import Diverged
+from skdcgn.runs.run import Run
+from skdcgn.runs.search import Report, SearchConfig, Sweep
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.losses import LossConfig
 
 PROJECT = Path(__file__).parents[1]
 SPACE = {"loss.lambda_1": FloatDistribution(0.01, 10, log=True), "loss.kl_on": CategoricalDistribution(("a", "b"))}
@@ -45,7 +50,7 @@ def objective(run: Run, params: dict[str, Any], report: Report | None) -> list[f
 
 
 def open_sweep(
-    store: tracking.Store, name: str = "study", identity: str = "same", first: int = 2, **search: Any
+    store: run_store.Store, name: str = "study", identity: str = "same", first: int = 2, **search: Any
 ) -> Sweep:
     search = SearchConfig(**{"trials": 3, **search})
     return Sweep(store, "sweep", name, SPACE, FIRST[:first], {"iou": "maximize"}, search, identity)
@@ -64,7 +69,7 @@ def params(table: pd.DataFrame) -> list[list[Any]]:
     return table[list(SPACE)].to_numpy().tolist()
 
 
-def test_the_papers_values_come_first_and_every_trial_is_one_run(store: tracking.Store) -> None:
+def test_the_papers_values_come_first_and_every_trial_is_one_run(store: run_store.Store) -> None:
     sweep = open_sweep(store)
     assert sweep.work(objective)
     sweep.end()
@@ -83,11 +88,11 @@ def test_the_papers_values_come_first_and_every_trial_is_one_run(store: tracking
     assert first.metrics == {"loss/pixel": 0.5, "loss/kl": 0.5, "value": table["iou"][0]}
 
 
-def test_draws_do_not_depend_on_who_asks(store: tracking.Store) -> None:
+def test_draws_do_not_depend_on_who_asks(store: run_store.Store) -> None:
     open_sweep(store, "whole", first=0).work(objective)
     for trials in (1, 3):  # a worker of its own each time
         open_sweep(store, "pieces", first=0, trials=trials).work(objective)
-    whole, pieces = (sweeps.table(sweeps.load_study(store, "sweep", name)) for name in ("whole", "pieces"))
+    whole, pieces = (run_search.table(run_search.load_study(store, "sweep", name)) for name in ("whole", "pieces"))
     assert params(whole) == params(pieces)
     assert len({row[0] for row in params(whole)}) == 3
 
@@ -98,7 +103,7 @@ def test_samplers_are_seeded(sampler: str) -> None:
     def draws(seed: int) -> list[float]:
         study = optuna.create_study(direction="maximize")
         for number in range(12):  # the first ten of TPE and GP are random
-            study.sampler = sweeps._sampler(SearchConfig(sampler=sampler, seed=seed), number)
+            study.sampler = run_search._sampler(SearchConfig(sampler=sampler, seed=seed), number)
             trial = study.ask({"x": FloatDistribution(0, 1)})
             study.tell(trial, -((trial.params["x"] - 0.3) ** 2))
         return [trial.params["x"] for trial in study.trials]
@@ -107,7 +112,7 @@ def test_samplers_are_seeded(sampler: str) -> None:
     assert len(set(draws(0))) == 12
 
 
-def test_hopeless_trials_are_pruned_and_marked(store: tracking.Store) -> None:
+def test_hopeless_trials_are_pruned_and_marked(store: run_store.Store) -> None:
     values = iter([0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.95])
     completed = []
 
@@ -130,7 +135,7 @@ def test_hopeless_trials_are_pruned_and_marked(store: tracking.Store) -> None:
     assert sweep.best().number == 6
 
 
-def test_trial_of_a_dead_process_is_run_again(store: tracking.Store) -> None:
+def test_trial_of_a_dead_process_is_run_again(store: run_store.Store) -> None:
     take(open_sweep(store, first=1), DEAD)
     sweep = open_sweep(store, first=1, trials=2)
     assert sweep.work(objective)
@@ -142,9 +147,9 @@ def test_trial_of_a_dead_process_is_run_again(store: tracking.Store) -> None:
     assert (lost.info.status, lost.data.tags["state"]) == ("FAILED", "lost")
 
 
-def test_trials_in_other_hands_are_left_alone_for_a_while(store: tracking.Store) -> None:
+def test_trials_in_other_hands_are_left_alone_for_a_while(store: run_store.Store) -> None:
     sweep = open_sweep(store, first=0)
-    alive, _ = take(sweep, tracking.this_process()), take(sweep, "another-machine:1@1", minutes=10)
+    alive, _ = take(sweep, processes.this_process()), take(sweep, "another-machine:1@1", minutes=10)
     store.end_dead_runs("sweep")  # as every start of a run in this experiment does
     assert not open_sweep(store, first=0).work(objective)  # others are still at it
     assert sweep.table()["state"].tolist() == ["running", "running", "complete"]
@@ -153,7 +158,7 @@ def test_trials_in_other_hands_are_left_alone_for_a_while(store: tracking.Store)
     sweep.study.tell(alive, 0.0)
 
 
-def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: tracking.Store) -> None:
+def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: run_store.Store) -> None:
     sweep = open_sweep(store, first=1, trials=1)
     for _ in range(3):
         take(sweep, DEAD)
@@ -162,7 +167,7 @@ def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: trac
     assert params(sweep.table()) == [[0.2, "b"]] * 3
 
 
-def test_interrupted_worker_puts_its_trial_back(store: tracking.Store) -> None:
+def test_interrupted_worker_puts_its_trial_back(store: run_store.Store) -> None:
     def interrupted(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
         raise Interrupted(signal.SIGTERM)
 
@@ -174,7 +179,7 @@ def test_interrupted_worker_puts_its_trial_back(store: tracking.Store) -> None:
     assert sweep.table()["state"].tolist() == ["lost", "complete"]
 
 
-def test_diverged_trial_fails_and_is_not_tried_again(store: tracking.Store) -> None:
+def test_diverged_trial_fails_and_is_not_tried_again(store: run_store.Store) -> None:
     def diverging(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
         if params["loss.lambda_1"] == 0.2:
             raise Diverged("loss 'pixel' is nan at step 3")
@@ -187,7 +192,7 @@ def test_diverged_trial_fails_and_is_not_tried_again(store: tracking.Store) -> N
     assert "step 3" in store.client.get_run(table["run_id"][0]).data.tags["error"]
 
 
-def test_several_objectives_beside_other_metrics(store: tracking.Store) -> None:
+def test_several_objectives_beside_other_metrics(store: run_store.Store) -> None:
     directions = {"iou": "maximize", "parameters": "minimize"}
 
     def two(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
@@ -201,14 +206,14 @@ def test_several_objectives_beside_other_metrics(store: tracking.Store) -> None:
     assert sweep.best().number == sweep.table()["iou"].idxmax()
 
 
-def test_study_of_another_config_is_not_mixed_in(store: tracking.Store) -> None:
+def test_study_of_another_config_is_not_mixed_in(store: run_store.Store) -> None:
     open_sweep(store)
     with pytest.raises(InputError, match="begun with another config"):
         open_sweep(store, identity="other")
     with pytest.raises(InputError, match="without quotes"):
         open_sweep(store, "it's mine")
     with pytest.raises(InputError, match="holds no study 'none'"):
-        sweeps.load_study(store, "sweep", "none")
+        run_search.load_study(store, "sweep", "none")
 
 
 @pytest.fixture
@@ -219,7 +224,7 @@ def script(
 
     def run(module: Any, **changes: Any) -> pd.DataFrame:
         monkeypatch.setattr(module, "load_teacher", lambda *_: random_teacher)
-        monkeypatch.setattr(training, "_latencies", lambda *_: {})  # most of a smoke run's time
+        monkeypatch.setattr(student, "_latencies", lambda *_: {})  # most of a smoke run's time
         config = cli.parse(module.DEFAULTS, args=["--profile", "smoke", "--out", str(tmp_path / "out")])
         return module.main(replace(config, runtime=Runtime(threads=1), **changes))
 
@@ -227,7 +232,7 @@ def script(
 
 
 def test_sweep_lambdas_and_its_best_as_a_config_file(
-    store: tracking.Store, script: Callable[..., pd.DataFrame], tmp_path: Path
+    store: run_store.Store, script: Callable[..., pd.DataFrame], tmp_path: Path
 ) -> None:
     search = SearchConfig(trials=2, sampler="random")
     confirmed = script(sweep_lambdas, search=search, confirm_seeds=(5,), decay=True, widths=(4,))
@@ -269,12 +274,12 @@ def test_sweep_lambdas_and_its_best_as_a_config_file(
 
 
 def test_sweep_kl_says_how_the_best_fares(
-    store: tracking.Store, script: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+    store: run_store.Store, script: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
 ) -> None:
     confirmed = script(sweep_kl, search=SearchConfig(trials=3), confirm_seeds=(1,), mechanism="texture")
     assert set(confirmed["setting"]) == {"Eq. 6", "the published module", "no KL", "best"}
     study = next(run for run in store.search("sweep_kl") if run.data.tags["phase"] == "study")
-    table = sweeps.table(sweeps.load_study(store, "sweep_kl", study.info.run_name))
+    table = run_search.table(run_search.load_study(store, "sweep_kl", study.info.run_name))
     assert table["loss.kl_on"].tolist() == ["pixels", "activations", "image"]
     assert (table["l1"] > 0).all()
     kept = export.rows_of(store, "sweep_kl")
@@ -294,10 +299,10 @@ def test_compare_in_words() -> None:
     rows += [("worse", seed, 0.7 + seed / 100 + seed % 2 / 1000) for seed in range(4)]
     rows += [("alike", seed, 0.8 + seed % 2 / 10) for seed in range(4)]
     confirmed = pd.DataFrame(rows, columns=["setting", "seed", "iou"])
-    first, second = sweeps.compare(confirmed, "iou", "maximize").splitlines()
+    first, second = sweep_recipe.compare(confirmed, "iou", "maximize").splitlines()
     assert "better than worse: iou 0.8150 against 0.7155, gain +0.0995 [+0.0986, +0.1004]" in first
     assert "not told apart from alike" in second
-    assert "worse than worse" in sweeps.compare(confirmed, "iou", "minimize")
+    assert "worse than worse" in sweep_recipe.compare(confirmed, "iou", "minimize")
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ def words(figure: Figure) -> str:
     return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
 
 
-def test_figures_of_a_study(store: tracking.Store) -> None:
+def test_figures_of_a_study(store: run_store.Store) -> None:
     search = SearchConfig(trials=8, sampler="random")
     first = [sweep_kl.PAPER, {**sweep_kl.PAPER, "loss.kl": 20.0}]
     directions = {"iou": "maximize"}
@@ -362,7 +367,7 @@ def test_figures_of_a_study(store: tracking.Store) -> None:
 
     rows = [("no KL", seed, 0.5 + seed / 100) for seed in (1, 2)] + [("best", seed, 0.7) for seed in (1, 2)]
     confirmed = pd.DataFrame(rows, columns=["setting", "seed", "iou"]).assign(run_id=["a", "b", "c", "d"])
-    sweeps._keep(sweep.run, {"confirmation.csv": confirmed.to_csv(index=False)})
+    sweep_recipe._keep(sweep.run, {"confirmation.csv": confirmed.to_csv(index=False)})
     figures = [
         drawn.history(store, "sweep_kl"),
         drawn.importance(store, "sweep_kl", resamples=2),
@@ -410,7 +415,7 @@ open_sweep(tracking.open_store(), trials=12).work(slow)
 
 
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_killed(store: tracking.Store) -> None:
+def test_two_workers_of_which_one_is_killed(store: run_store.Store) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests"), *sys.path])}
     command = [sys.executable, "-c", WORKER]
     victim, survivor = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -13,22 +13,17 @@ import pytest
 import torch
 from filelock import FileLock
 
-from skdcgn import teacher_sets
+from skdcgn.cgn.teachers import MINIATURE_FILE, MNISTTeacher, miniature
 from skdcgn.cli import entry
+from skdcgn.commands import teacher_sets as teacher_sets_command
+from skdcgn.commands.teacher_sets import Config
 from skdcgn.errors import InputError
-from skdcgn.imagenet import MINIATURE_FILE, miniature
+from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runtime import stream
-from skdcgn.teacher_sets import (
-    Config,
-    StoredBatches,
-    TeacherSet,
-    TeacherSetConfig,
-    draw_shard,
-    set_folder,
-    shard_bytes,
-)
-from skdcgn.teachers import FreshBatches, MNISTTeacher, to_float
+from skdcgn.randomness import stream
+from skdcgn.tinygan import teacher_sets
+from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig, draw_shard, set_folder, shard_bytes
 
 
 @pytest.mark.parametrize("mechanism", list(Mechanism))
@@ -166,19 +161,19 @@ def test_verify_finds_what_changed(tmp_path: Path, random_teacher: MNISTTeacher)
     config = TeacherSetConfig(Mechanism.SHAPE, per_class=2)
     folder = set_folder(tmp_path, random_teacher, config)
     list(TeacherSet.write(folder, random_teacher, config))
-    teacher_sets.main(Config(tmp_path, verify=True))
+    teacher_sets_command.main(Config(tmp_path, verify=True))
     shard = folder / "class-0004.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1  # one bit of one pixel
     shard.write_bytes(content)
     assert [name for name, intact in TeacherSet.verify(folder) if not intact] == [shard.name]
     with pytest.raises(InputError, match=r"1 shards are damaged or missing.*class-0004"):
-        teacher_sets.main(Config(tmp_path, verify=True))
+        teacher_sets_command.main(Config(tmp_path, verify=True))
     shard.unlink()
     list(TeacherSet.write(folder, random_teacher, config))
     assert all(intact for _, intact in TeacherSet.verify(folder))
     with pytest.raises(InputError, match="no teacher set below"):
-        teacher_sets.main(Config(tmp_path / "empty", verify=True))
+        teacher_sets_command.main(Config(tmp_path / "empty", verify=True))
 
 
 class SlowTeacher:
@@ -255,10 +250,10 @@ def test_command_writes_what_training_reads(tmp_path: Path, capsys: pytest.Captu
     if not MINIATURE_FILE.exists():
         pytest.skip("needs the fitted miniature")
     config = Config(tmp_path, "miniature", mechanism="shape", classes="0-2", per_class=3)
-    teacher_sets.main(replace(config, dry_run=True))
+    teacher_sets_command.main(replace(config, dry_run=True))
     assert "3 classes x 3 records, 10.4kB" in capsys.readouterr().out
     assert not list(tmp_path.rglob("class-*"))
-    teacher_sets.main(config)
+    teacher_sets_command.main(config)
     (folder,) = (path.parent for path in tmp_path.rglob("set.json"))
     assert len(json.loads((folder / "set.json").read_text())["shards"]) == 3
     assert len(TeacherSet(folder, (0, 1, 2))) == 9
@@ -270,10 +265,10 @@ def test_bad_input_is_one_sentence(
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
     for config, words in (
-        (Config(tmp_path), "python -m skdcgn.weights"),
+        (Config(tmp_path), "python -m skdcgn weights"),
         (Config(tmp_path, checkpoint=tmp_path / "no.pth"), "no ImageNet CGN at"),
     ):
         with pytest.raises(SystemExit) as exit_:
-            entry(lambda config=config: teacher_sets.main(config))
+            entry(lambda config=config: teacher_sets_command.main(config))
         assert exit_.value.code == 2
         assert words in capsys.readouterr().err

@@ -7,21 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from skdcgn.counterfactuals import sample_counterfactuals
+from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.counterfactuals.sampling import sample_counterfactuals
+from skdcgn.counterfactuals.students import SKDCGN
+from skdcgn.data.labels import balanced_labels
 from skdcgn.errors import InputError
+from skdcgn.images import to_float, to_uint8
 from skdcgn.mechanisms import Mechanism, compose
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANGenerator
-from skdcgn.runtime import seeded, stream
-from skdcgn.students import SKDCGN
-from skdcgn.teachers import (
-    FreshBatches,
-    MNISTTeacher,
-    balanced_labels,
-    draw_records,
-    mnist_teacher,
-    to_float,
-    to_uint8,
-)
+from skdcgn.randomness import seeded, stream
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
+from skdcgn.tinygan.records import FreshBatches, draw_records
 
 
 @pytest.mark.data

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skdcgn.cgn.mnist import CGN
 from skdcgn.errors import InputError
+from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism
-from skdcgn.metrics import parameters
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.models.tinygan import (
+from skdcgn.randomness import stream
+from skdcgn.tinygan.networks import (
     NATIVE_MNIST,
     PUBLISHED_IMAGENET,
     PUBLISHED_MNIST,
@@ -27,7 +28,6 @@ from skdcgn.models.tinygan import (
     load_generator,
     save_generator,
 )
-from skdcgn.runtime import stream
 
 
 def _meta(network: type[nn.Module], *arguments: object) -> nn.Module:

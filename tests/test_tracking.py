@@ -14,10 +14,11 @@ import optuna
 import pytest
 import torch
 
-from skdcgn import tracking
-from skdcgn.errors import InputError
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANGenerator
-from skdcgn.runtime import Interrupted, Runtime
+from skdcgn.errors import InputError, Interrupted
+from skdcgn.runs import identity as run_identity
+from skdcgn.runs import store as run_store
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,22 @@ class Config:
     runtime: Runtime = field(default_factory=Runtime)
 
 
-def _statuses(store: tracking.Store, experiment: str = "test") -> list[str]:
+def _statuses(store: run_store.Store, experiment: str = "test") -> list[str]:
     return [run.info.status for run in store.search(experiment)]
 
 
 def test_hash_is_of_what_is_computed_not_of_where() -> None:
-    reference = tracking.config_hash(Config())
-    assert tracking.config_hash(Config(runtime=Runtime(device="cuda", threads=3), data=Path("/somewhere"))) == reference
-    assert tracking.config_hash(Config(weight=2.0)) != reference
-    assert tracking.config_hash(Config(sizes=(1, 3))) != reference
-    assert tracking.config_hash(Config(), {"teacher": "abc"}) != reference
+    reference = run_identity.config_hash(Config())
+    assert (
+        run_identity.config_hash(Config(runtime=Runtime(device="cuda", threads=3), data=Path("/somewhere")))
+        == reference
+    )
+    assert run_identity.config_hash(Config(weight=2.0)) != reference
+    assert run_identity.config_hash(Config(sizes=(1, 3))) != reference
+    assert run_identity.config_hash(Config(), {"teacher": "abc"}) != reference
 
 
-def test_finished_run_is_found_again_unless_forced(store: tracking.Store) -> None:
+def test_finished_run_is_found_again_unless_forced(store: run_store.Store) -> None:
     with store.start("test", Config(), "first") as run:
         assert not run.finished
         run.log_metrics("final", {"iou": 0.5})
@@ -55,10 +59,10 @@ def test_finished_run_is_found_again_unless_forced(store: tracking.Store) -> Non
     assert len(_statuses(store)) == 3
 
 
-def test_new_code_is_a_new_run(store: tracking.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_code_is_a_new_run(store: run_store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.start("test", Config(), "old code"):
         pass
-    monkeypatch.setattr(tracking, "code_version", lambda experiment: "changed")
+    monkeypatch.setattr(run_identity, "code_version", lambda experiment: "changed")
     with store.start("test", Config(), "new code") as run:
         assert not run.finished
 
@@ -72,7 +76,7 @@ def test_new_code_is_a_new_run(store: tracking.Store, monkeypatch: pytest.Monkey
         (SystemExit(1), "FAILED"),
     ],
 )
-def test_runs_end_with_the_right_status(store: tracking.Store, error: BaseException, status: str) -> None:
+def test_runs_end_with_the_right_status(store: run_store.Store, error: BaseException, status: str) -> None:
     with pytest.raises(type(error)), store.start("test", Config(), "run"):
         raise error
     assert _statuses(store) == [status]
@@ -80,7 +84,7 @@ def test_runs_end_with_the_right_status(store: tracking.Store, error: BaseExcept
         assert store.search("test")[0].data.tags["error"] == "ValueError: bad"
 
 
-def test_unfinished_run_is_continued_without_logging_twice(store: tracking.Store) -> None:
+def test_unfinished_run_is_continued_without_logging_twice(store: run_store.Store) -> None:
     with contextlib.suppress(Interrupted), store.start("test", Config(), "run") as run:
         for step in (1, 2, 3):
             run.log_metrics("loss", {"pixel": 1 / step}, step)
@@ -99,7 +103,7 @@ def test_unfinished_run_is_continued_without_logging_twice(store: tracking.Store
     assert len([file for file in store.client.list_artifacts(run.run_id, "images") if file.path.endswith(".png")]) == 1
 
 
-def test_run_of_a_killed_process_does_not_stay_running(store: tracking.Store) -> None:
+def test_run_of_a_killed_process_does_not_stay_running(store: run_store.Store) -> None:
     script = (
         "import os, signal; from tests.test_tracking import Config; from skdcgn import tracking\n"
         "with tracking.open_store().start('test', Config(), 'killed') as run:\n"
@@ -113,7 +117,7 @@ def test_run_of_a_killed_process_does_not_stay_running(store: tracking.Store) ->
     assert _statuses(store) == ["KILLED"]
 
 
-def test_running_twin_is_not_disturbed(store: tracking.Store) -> None:
+def test_running_twin_is_not_disturbed(store: run_store.Store) -> None:
     with (
         store.start("test", Config(), "first"),
         pytest.raises(InputError, match="is running now"),
@@ -123,7 +127,7 @@ def test_running_twin_is_not_disturbed(store: tracking.Store) -> None:
     assert _statuses(store) == ["FINISHED"]
 
 
-def test_tags_parameters_and_parent(store: tracking.Store) -> None:
+def test_tags_parameters_and_parent(store: run_store.Store) -> None:
     tags = {"mechanism": "shape", "stand_in": True}
     with (
         store.start("test", Config(), "parent", {"level": "group"}) as parent,
@@ -139,7 +143,7 @@ def test_tags_parameters_and_parent(store: tracking.Store) -> None:
     assert data.params["runtime.device"] == "auto"
 
 
-def test_students_and_tensors_come_back(store: tracking.Store) -> None:
+def test_students_and_tensors_come_back(store: run_store.Store) -> None:
     student = TinyGANGenerator(replace(NATIVE_MNIST, width=4)).eval()
     with store.start("test", Config(), "run") as run:
         run.log_student(student)
@@ -153,7 +157,7 @@ def test_students_and_tensors_come_back(store: tracking.Store) -> None:
         store.load_student("0" * 32)
 
 
-def test_more_metrics_than_one_call_takes(store: tracking.Store) -> None:
+def test_more_metrics_than_one_call_takes(store: run_store.Store) -> None:
     with store.start("test", Config(), "run") as run:
         for step in range(1, 1201):
             run.log_metrics("loss", {"a": step, "b": step}, step)
@@ -175,11 +179,11 @@ def test_fresh_store_opened_by_several_processes_at_once(tmp_path: Path) -> None
 def test_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, and long enough to be taken for one" * 20)
     with pytest.raises(InputError, match="cannot be opened"):
-        tracking.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_nothing_is_left_in_the_working_directory(
-    store: tracking.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: run_store.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow makes a store of its own there for whoever does not name one."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -196,11 +200,11 @@ def test_nothing_is_left_in_the_working_directory(
 
 
 def test_overrides_name_what_was_changed() -> None:
-    assert tracking.overrides(Config(runtime=Runtime(threads=3)), Config(), ()) == "none"
+    assert run_identity.overrides(Config(runtime=Runtime(threads=3)), Config(), ()) == "none"
     changed = Config(weight=2.0, sizes=(3,))
-    assert tracking.overrides(changed, Config(), ()) == "weight=2.0, sizes=(3,)"
-    assert tracking.overrides(changed, Config(), ("sizes",)) == "weight=2.0"
+    assert run_identity.overrides(changed, Config(), ()) == "weight=2.0, sizes=(3,)"
+    assert run_identity.overrides(changed, Config(), ("sizes",)) == "weight=2.0"
 
 
 def test_flatten() -> None:
-    assert tracking.flatten({"loss": {"kl": 1}, "seed": 0}) == {"loss.kl": 1, "seed": 0}
+    assert run_identity.flatten({"loss": {"kl": 1}, "seed": 0}) == {"loss.kl": 1, "seed": 0}

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from skdcgn import tracking
-from skdcgn.cgn_training import save_cgn
-from skdcgn.models.cgn_mnist import CGN
-from skdcgn.runtime import Interrupted, Runtime, seeded
-from skdcgn.training import Diverged, evaluation_steps, train
+from skdcgn.cgn.adversarial import save_cgn
+from skdcgn.cgn.mnist import CGN
+from skdcgn.errors import Interrupted
+from skdcgn.randomness import seeded
+from skdcgn.runs import run as run_module
+from skdcgn.runs import store as run_store
+from skdcgn.runs.loop import Diverged, evaluation_steps, train
+from skdcgn.runtime import Runtime
 
 PROJECT = Path(__file__).parents[1]
 
@@ -49,7 +52,7 @@ class Counter:
         self.step = state["step"]
 
 
-def _train(store: tracking.Store, trainer: Counter, evaluated: list[int]) -> tracking.Run:
+def _train(store: run_store.Store, trainer: Counter, evaluated: list[int]) -> run_module.Run:
     config = Config()
     with store.start("test", config, "run") as run:
         train(trainer, run, config.runtime, evaluated.append, evaluation_steps(trainer.steps, 2), "test")
@@ -61,7 +64,7 @@ def test_evaluation_steps_are_even_and_end_with_the_last() -> None:
     assert evaluation_steps(7, 3) == {2, 5, 7}
 
 
-def test_losses_evaluations_and_checkpoint(store: tracking.Store) -> None:
+def test_losses_evaluations_and_checkpoint(store: run_store.Store) -> None:
     evaluated: list[int] = []
     run = _train(store, Counter(10), evaluated)
     assert evaluated == [5, 10]
@@ -71,7 +74,7 @@ def test_losses_evaluations_and_checkpoint(store: tracking.Store) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_divergence_fails_the_run_and_names_step_and_loss(store: tracking.Store, value: float) -> None:
+def test_divergence_fails_the_run_and_names_step_and_loss(store: run_store.Store, value: float) -> None:
     with pytest.raises(Diverged, match=f"loss 'count' is {value} at step 4"):
         _train(store, Counter(10, at=4, misbehave=lambda: value), [])
     (run,) = store.search("test")
@@ -80,7 +83,7 @@ def test_divergence_fails_the_run_and_names_step_and_loss(store: tracking.Store,
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_cleanly_and_the_next_start_goes_on(store: tracking.Store, signum: signal.Signals) -> None:
+def test_signal_ends_cleanly_and_the_next_start_goes_on(store: run_store.Store, signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted):
         _train(store, Counter(10, at=5, misbehave=lambda: os.kill(os.getpid(), signum)), [])
@@ -117,7 +120,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _outcome(folder: Path) -> tuple[dict[str, float], dict[str, torch.Tensor], dict[str, list[tuple[int, float]]]]:
     """The one student of a store: final metrics, weights, and every logged loss."""
-    store = tracking.open_store(f"sqlite:///{folder / 'mlflow.db'}")
+    store = run_store.open_store(f"sqlite:///{folder / 'mlflow.db'}")
     runs = store.search("mnist_kd")
     assert len(runs) == 2  # the group and its one student
     assert {run.info.status for run in runs} == {"FINISHED"}

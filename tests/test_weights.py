@@ -16,7 +16,9 @@ import safetensors.torch
 import torch
 from gdown.exceptions import DownloadError
 
-from skdcgn import weights
+from skdcgn import files as project_files
+from skdcgn.commands import weights as weights_command
+from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 
 CONTENT = bytes(range(256)) * 40
@@ -87,9 +89,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 
 
 @pytest.fixture
-def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> weights.WeightFile:
+def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> registry.WeightFile:
     """A registry with one small file, which the server has."""
-    file = weights.WeightFile(
+    file = registry.WeightFile(
         name="toy",
         path="sub/toy.pth",
         url=server.serve("/toy.pth", CONTENT),
@@ -98,17 +100,17 @@ def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> weights.WeightFile:
         licence="MIT",
         purpose="Tests.",
     )
-    monkeypatch.setattr(weights, "REGISTRY", {"toy": file})
+    monkeypatch.setattr(registry, "REGISTRY", {"toy": file})
     return file
 
 
-def change(monkeypatch: pytest.MonkeyPatch, file: weights.WeightFile, **fields: object) -> weights.WeightFile:
+def change(monkeypatch: pytest.MonkeyPatch, file: registry.WeightFile, **fields: object) -> registry.WeightFile:
     changed = dataclasses.replace(file, **fields)
-    monkeypatch.setattr(weights, "REGISTRY", {file.name: changed})
+    monkeypatch.setattr(registry, "REGISTRY", {file.name: changed})
     return changed
 
 
-def test_search_order(places: Places, server: Server, toy: weights.WeightFile, tmp_path: Path) -> None:
+def test_search_order(places: Places, server: Server, toy: registry.WeightFile, tmp_path: Path) -> None:
     downloaded = weights.locate("toy")
     assert downloaded == places.cache / toy.path
     assert downloaded.read_bytes() == CONTENT
@@ -123,7 +125,7 @@ def test_search_order(places: Places, server: Server, toy: weights.WeightFile, t
 
 
 def test_download_leaves_no_temporary_file_and_is_silent(
-    places: Places, toy: weights.WeightFile, capfd: pytest.CaptureFixture[str]
+    places: Places, toy: registry.WeightFile, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert places.files() == []
     weights.locate("toy")
@@ -141,7 +143,7 @@ def test_download_leaves_no_temporary_file_and_is_silent(
     ids=["checksum", "truncated", "absent"],
 )
 def test_failed_download_leaves_nothing(
-    places: Places, server: Server, toy: weights.WeightFile, answer: dict, reason: str
+    places: Places, server: Server, toy: registry.WeightFile, answer: dict, reason: str
 ) -> None:
     server.serve("/toy.pth", **answer)
     with pytest.raises(InputError, match=reason) as caught:
@@ -151,7 +153,7 @@ def test_failed_download_leaves_nothing(
 
 
 def test_missing_without_network_names_everything(
-    places: Places, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = change(monkeypatch, toy, url="http://127.0.0.1:9/toy.pth")  # nothing listens there
     with pytest.raises(InputError) as caught:
@@ -163,7 +165,7 @@ def test_missing_without_network_names_everything(
 
 
 def test_missing_without_a_data_folder_names_the_variable(
-    places: Places, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SKDCGN_DATA_DIR")
     with pytest.raises(InputError, match="SKDCGN_DATA_DIR") as caught:
@@ -172,7 +174,7 @@ def test_missing_without_a_data_folder_names_the_variable(
 
 
 def test_offline_and_download_false_ask_nobody(
-    places: Places, server: Server, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch
+    places: Places, server: Server, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="does not download"):
         weights.locate("toy", download=False)
@@ -184,7 +186,7 @@ def test_offline_and_download_false_ask_nobody(
     assert weights.locate("toy").exists()
 
 
-def test_corrupt_file_in_the_cache_is_replaced(places: Places, server: Server, toy: weights.WeightFile) -> None:
+def test_corrupt_file_in_the_cache_is_replaced(places: Places, server: Server, toy: registry.WeightFile) -> None:
     cached = places.put(places.cache, toy.path, CONTENT[:-1])
     assert weights.locate("toy") == cached
     assert cached.read_bytes() == CONTENT
@@ -198,7 +200,7 @@ def test_corrupt_file_in_the_cache_is_replaced(places: Places, server: Server, t
 
 
 def test_corrupt_file_of_the_user_is_reported_and_kept(
-    places: Places, server: Server, toy: weights.WeightFile, tmp_path: Path
+    places: Places, server: Server, toy: registry.WeightFile, tmp_path: Path
 ) -> None:
     own = places.put(places.data, toy.path, b"junk")
     places.put(places.cache, toy.path, CONTENT)
@@ -220,7 +222,7 @@ def test_corrupt_file_of_the_user_is_reported_and_kept(
 
 
 def test_head_of_a_checksum_is_checked(
-    places: Places, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, toy, sha256=SHA256[:8])
     assert weights.locate("toy").read_bytes() == CONTENT
@@ -232,7 +234,7 @@ def test_head_of_a_checksum_is_checked(
 def test_unknown_checksum_still_refuses_an_error_page(
     places: Places,
     server: Server,
-    toy: weights.WeightFile,
+    toy: registry.WeightFile,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -250,7 +252,7 @@ def test_unknown_checksum_still_refuses_an_error_page(
 
 
 def test_folder_of_files(
-    places: Places, server: Server, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch
+    places: Places, server: Server, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for member, content in MEMBERS.items():
         url = server.serve(f"/group/{member}", content)
@@ -282,7 +284,7 @@ def test_folder_of_files(
 def test_drive_downloads_go_through_gdown(
     places: Places,
     server: Server,
-    toy: weights.WeightFile,
+    toy: registry.WeightFile,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -311,9 +313,9 @@ def test_drive_downloads_go_through_gdown(
 
 
 def test_interrupted_download_leaves_nothing(
-    places: Places, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(url: str, path: Path, file: weights.WeightFile) -> None:
+    def interrupt(url: str, path: Path, file: registry.WeightFile) -> None:
         path.write_bytes(CONTENT[:10])
         raise KeyboardInterrupt
 
@@ -324,7 +326,7 @@ def test_interrupted_download_leaves_nothing(
 
 
 def test_cache_that_cannot_be_written(
-    places: Places, toy: weights.WeightFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(places.put(tmp_path, "plain_file", b"")))
     with pytest.raises(InputError, match=r"could not be downloaded \((Not a directory|File exists)"):
@@ -348,7 +350,7 @@ def test_folders_and_unknown_names(places: Places, monkeypatch: pytest.MonkeyPat
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["weights", *arguments])
     try:
-        weights.main()
+        weights_command.main()
     except SystemExit as stop:
         return stop.code or 0
     return 0
@@ -357,7 +359,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_listing(
     places: Places,
     server: Server,
-    toy: weights.WeightFile,
+    toy: registry.WeightFile,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -393,8 +395,8 @@ def test_registry_is_complete() -> None:
     assert {
         *("cgn_colored_mnist", "cgn_double_colored_mnist", "cgn_wildlife_mnist", "wildlife_textures"),
         *("cgn_imagenet", "biggan_deep_256", "biggan_deep_256_config", "u2net", "vgg16", "fid_inception"),
-    } == set(weights.REGISTRY)
-    for name, file in weights.REGISTRY.items():
+    } == set(registry.REGISTRY)
+    for name, file in registry.REGISTRY.items():
         assert file.name == name
         assert file.address.startswith("https://")
         assert not Path(file.path).is_absolute()
@@ -403,8 +405,8 @@ def test_registry_is_complete() -> None:
         assert file.size > 0
         for checksum in filter(None, file.checksums().values()):
             assert re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", checksum)
-    assert len({file.path for file in weights.REGISTRY.values()}) == len(weights.REGISTRY)
-    assert len(weights.REGISTRY["wildlife_textures"].members) == 20
+    assert len({file.path for file in registry.REGISTRY.values()}) == len(registry.REGISTRY)
+    assert len(registry.REGISTRY["wildlife_textures"].members) == 20
 
 
 @pytest.mark.parametrize(
@@ -419,7 +421,7 @@ def test_addresses_are_those_of_the_installed_libraries(module: str, source: str
     # Their source is read, not imported: importing all three takes many seconds.
     text = (Path(importlib.util.find_spec(module).origin).parent / source).read_text()
     for name in names:
-        assert weights.REGISTRY[name].url in text
+        assert registry.REGISTRY[name].url in text
 
 
 @pytest.mark.data
@@ -427,7 +429,7 @@ def test_addresses_are_those_of_the_installed_libraries(module: str, source: str
     "name", ["cgn_colored_mnist", "cgn_double_colored_mnist", "cgn_wildlife_mnist", "wildlife_textures"]
 )
 def test_real_files_verify(name: str, data_dir: Path) -> None:
-    file = weights.REGISTRY[name]
+    file = registry.REGISTRY[name]
     path = weights.locate(name, download=False)
     assert path == data_dir / file.path
     assert weights.status(file) == ("present", str(path))
@@ -468,9 +470,9 @@ def test_state_dict_formats_and_truncation(kind: str, tmp_path: Path) -> None:
 def test_state_dict_changes_do_not_reach_the_file(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(STATE, path)
-    checksum = weights.sha256(path)
+    checksum = project_files.sha256(path)
     weights.load_state_dict(path)["a.weight"].zero_()
-    assert weights.sha256(path) == checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert project_files.sha256(path) == checksum == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _Payload:

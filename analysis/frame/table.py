@@ -1,0 +1,189 @@
+"""Tables from the run store: as a DataFrame, as CSV and as LaTeX."""
+
+import html
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.frame.style import output_folder
+from skdcgn.files import atomic_path
+
+_SYMBOLS = {
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "−": r"$-$",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "λ": r"$\lambda$",
+    "²": r"$^2$",
+    "–": "--",
+    "…": r"\dots{}",
+    "é": r"\'e",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of numbers with its title and what a reader must know about them."""
+
+    title: str
+    cells: pd.DataFrame
+    """One row a cell: what tells rows and columns apart, mean, low, high (95 % interval), n, a gap's command, text."""
+    notes: tuple[str, ...]
+    """Where the numbers come from."""
+    index: tuple[str, ...] = ("mechanism", "quantity")
+    """Columns of `cells` that tell the table's rows apart."""
+    column: str = "model"
+    """Column of `cells` that tells the table's columns apart."""
+    name: str = ""
+    """That of its files, and of its place in the report."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no number in it."""
+        return not self.cells["n"].fillna(0).any()
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that fill the gaps, in the order in which the gaps are numbered."""
+        return [command for command in self.cells["command"].unique() if command]
+
+    @property
+    def text(self) -> pd.DataFrame:
+        """The table as people read it, rows and columns in the order of the cells, gaps numbered by their commands."""
+        numbers = {command: f" [{number}]" for number, command in enumerate(self.commands, 1)}
+        numbered = self.cells["text"] + self.cells["command"].map(lambda command: numbers.get(command, ""))
+        cells = self.cells.assign(text=numbered)
+        wide = cells.pivot(index=list(self.index), columns=self.column, values="text").fillna("")
+        rows = self.cells.set_index(list(self.index)).index.unique()
+        return wide.loc[rows, list(self.cells[self.column].unique())].rename_axis(columns=None)
+
+    def to_latex(self) -> str:
+        """Return the table as LaTeX, for the packages booktabs and multirow."""
+        styler = self.text.style.format(escape="latex").format_index(escape="latex", axis=0)
+        columns = "l" * len(self.index) + "r" * self.cells[self.column].nunique()
+        clines = "skip-last;index" if len(self.index) > 1 else None
+        body = styler.to_latex(hrules=True, multirow_align="t", clines=clines, column_format=columns)
+        gaps = [
+            rf"[{number}] \texttt{{{_latex(command).replace('--', '-{}-')}}}"
+            for number, command in enumerate(self.commands, 1)
+        ]
+        return _document(self.title, body, [*map(_latex, self.notes), *gaps])
+
+    def save(self, name: str, folder: Path | None = None) -> "Table":
+        """Write `tables/<name>.csv` (every cell with its numbers in full) and `.tex`; return the table."""
+        _save(self.cells, self.to_latex(), name, folder)
+        return replace(self, name=name)
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        styler = self.text.style.map(_emphasis)
+        notes = [html.escape(note) for note in self.notes]
+        notes += [
+            f"[{number}] no finished run; this command makes it: <code>{html.escape(command)}</code>"
+            for number, command in enumerate(self.commands, 1)
+        ]
+        uuid = f"{zlib.crc32(self.title.encode()):x}"  # two tables of one name would share their styles
+        table = styler.to_html(table_uuid=uuid, table_attributes='class="results"', escape=True)
+        return _page(self.name, self.title, table, notes)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of words, such as the claims."""
+
+    title: str
+    cells: pd.DataFrame
+    """The table itself; its index is not shown."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know about it."""
+    markup: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    """Column to what makes HTML of a cell; others are shown as they are."""
+    hidden: tuple[str, ...] = ()
+    """Columns that are kept in the CSV file and not shown."""
+    name: str = ""
+    """That of its files, and of its place in the report."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return self.cells.empty
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The columns that are shown."""
+        return self.cells.drop(columns=list(self.hidden))
+
+    def to_latex(self) -> str:
+        """Return the table as LaTeX, for the package booktabs."""
+        count = max(1, self.shown.shape[1])
+        columns = rf"p{{{0.95 / count:.2f}\linewidth}}" * count
+        styler = self.shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+        return _document(self.title, styler.to_latex(hrules=True, column_format=columns), map(_latex, self.notes))
+
+    def to_markdown(self) -> str:
+        """Return the table as Markdown."""
+        rows = [list(self.shown.columns), ["---"] * self.shown.shape[1], *self.shown.to_numpy().tolist()]
+        return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+    def save(self, name: str, folder: Path | None = None) -> "Listing":
+        """Write `tables/<name>.csv` and `.tex`; return the table."""
+        _save(self.cells, self.to_latex(), name, folder)
+        return replace(self, name=name)
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        cells = self.shown.astype(str)
+        shown = pd.DataFrame({name: cells[name].map(self.markup.get(name, html.escape)) for name in cells})
+        with pd.option_context("display.max_colwidth", None):
+            table = shown.to_html(index=False, escape=False, border=0, classes="listing")
+        return _page(self.name, self.title, table, map(html.escape, self.notes))
+
+
+def _save(frame: pd.DataFrame, latex: str, name: str, folder: Path | None) -> None:
+    folder = (folder or output_folder()) / "tables"
+    with atomic_path(folder / f"{name}.csv") as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.8g")
+    with atomic_path(folder / f"{name}.tex") as temporary:
+        temporary.write_text(latex, encoding="utf-8")
+
+
+def _document(title: str, body: str, notes: Iterable[str]) -> str:
+    """Return a table's LaTeX with its title above and its notes below."""
+    packages = "booktabs, multirow" if "multirow" in body else "booktabs"
+    lines = "\n\n".join(notes)
+    return f"% packages: {packages}\n\\textbf{{{_latex(title)}}}\n\n{_symbols(body)}\n{lines}\n"
+
+
+def _page(name: str, title: str, table: str, notes: Iterable[str]) -> str:
+    """Return a table's HTML with its title above and its notes, of HTML themselves, below."""
+    anchor = f' id="{name}"' if name else ""
+    items = "".join(f"<li>{note}</li>" for note in notes)
+    below = f"<ul>{items}</ul>" if items else ""
+    return f'<h4{anchor}>{html.escape(title)}</h4><div class="wide">{table}</div>{below}'
+
+
+def _emphasis(text: str) -> str:
+    """CSS of a cell: what is no number stands back."""
+    return (
+        "color: #777; font-style: italic" if text.startswith(("no finished run", "not measured", "reference")) else ""
+    )
+
+
+def _latex(text: str) -> str:
+    """Escape plain text for LaTeX."""
+    for character in "&%$#_{}":
+        text = text.replace(character, f"\\{character}")
+    return _symbols(text)
+
+
+def _symbols(text: str) -> str:
+    """Spell the few characters that LaTeX fonts may lack."""
+    for character, command in _SYMBOLS.items():
+        text = text.replace(character, command)
+    return text

@@ -1,0 +1,254 @@
+"""Regenerate the reference results from run stores: small CSV tables, a row a run, and the figures as PNG.
+
+    python -m analysis.report.export                                     the local run store, into analysis/reference
+    python -m analysis.report.export --store sqlite:////other/mlflow.db --output reference --only ood_robustness
+
+Several stores go into one folder one after another: an export takes the place of the rows of the experiments, profiles
+and data sets that its store has, and of the figures and tables that it can draw, and leaves all else. README.md of the
+folder is written anew and tells where every file comes from.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from analysis import sweeps
+from analysis.frame import style, view
+from analysis.report import gallery
+from skdcgn import cli
+from skdcgn.errors import InputError
+from skdcgn.files import atomic_path
+from skdcgn.runs import store as run_store
+from skdcgn.runs.store import Store
+
+FOLDER = Path(__file__).resolve().parents[1] / "reference"
+
+SCOPE = ("profile", "dataset")
+"""Columns of every table that tell what one export replaces of it."""
+
+PROVENANCE = ("teacher", "stand_in", "overrides", "hardware", "commit")
+"""Columns of every table that say where a row comes from."""
+
+
+# Tags that say how a run came about rather than what it is.
+_NO_CASE = {"config_hash", "code_version", "process", "torch", "git_dirty", "paper", "error", "teacher_sha256", "seed"}
+
+_NO_CASE |= {"level", "images", "real_images"}
+
+_INTRODUCTION = """# Reference results
+
+What our own runs gave, small enough to keep: a row a run (or a trial of a search), and the figures and tables drawn
+from them. `python -m analysis.report.export --store URI` writes this folder, this page included;
+`python -m analysis.report.check` holds a store of yours against it. Columns `final/*` are the runs' final metrics, `cost/train_seconds` the wall time of
+the training, whatever else the machine was doing; `commit` says which code made a run, and is blank where the working
+tree differed from it.
+
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to export, and where to."""
+
+    output: Path = FOLDER
+    """Folder for the tables and figures."""
+    store: str | None = None
+    """MLflow tracking URI of the run store; by default MLFLOW_TRACKING_URI, or else the local store."""
+    only: tuple[str, ...] = ()
+    """Experiments to export; all of the store by default, with the figures."""
+    figures: bool = True
+    """Draw figures and tables too."""
+
+
+def table(results: pd.DataFrame) -> pd.DataFrame:
+    """Return results as rows to keep: the newest run for each case and seed.
+
+    Args:
+        results: from `runs.results`.
+
+    Returns:
+        Columns profile, dataset, the tags that tell cases apart, mechanism, steps (of a student's training), seed,
+        `final/*`, `cost/train_seconds`, teacher, stand_in, overrides, hardware, commit; those with nothing in them
+        are left out.
+    """
+    known = {"run_id", "name", "parent", "start_time", "mechanism", *SCOPE, *PROVENANCE, *_NO_CASE}
+    cases = sorted(column for column in results if column not in known and "/" not in column)
+    metrics = sorted(column for column in results if column.startswith("final/"))
+    keys = [*SCOPE, *cases, "mechanism", "steps", "seed"]
+    trained = "param/distill.steps" in results
+    results = results.assign(steps=results.apply(view.steps, axis=1) if trained else None)
+    newest = results.sort_values("start_time", ascending=False, kind="stable")
+    rows = newest.drop_duplicates([*keys, "teacher", "overrides"])
+    rows = rows.reindex(columns=[*keys, *metrics, "cost/train_seconds", *PROVENANCE])
+    rows[metrics] = rows[metrics].map(lambda value: value if value.is_integer() else float(f"{value:.6g}"))
+    rows["cost/train_seconds"] = rows["cost/train_seconds"].round(2)
+    return rows.sort_values(keys, kind="stable").reset_index(drop=True).dropna(axis="columns", how="all")
+
+
+def search_tables(store: Store, experiment: str, results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return what a search found, at every profile: its trials, and settings on fresh seeds, by file name.
+
+    Args:
+        store: the run store.
+        experiment: the sweep.
+        results: its runs, from `runs.results`.
+    """
+    trials, confirmed, runs_by_id = [], [], results.set_index("run_id")
+    for profile in view.PROFILES:
+        found = sweeps.find(store, experiment, profile)
+        if found is None:
+            continue
+        scope = {"profile": profile, "dataset": found.tags["dataset"], "mechanism": found.tags["mechanism"]}
+        origin = {**found.tags, "commit": view.commit(found.tags)}
+        origin = {key: origin.get(key, "") for key in PROVENANCE}
+        trials.append(found.trials.drop(columns=["response", "run_id"]).assign(**scope, study=found.name, **origin))
+        if found.confirmed is not None:
+            rows = found.confirmed.rename(columns={found.metric: f"final/{found.metric}"})
+            rows = rows[rows["run_id"].isin(runs_by_id.index)]  # without runs that were deleted since
+            steps = [view.steps(runs_by_id.loc[run_id]) for run_id in rows.pop("run_id")]
+            rows.insert(rows.columns.get_loc("seed"), "steps", steps)
+            confirmed.append(rows.assign(**scope, **origin))
+    tables = {experiment: trials, f"{experiment}_confirmation": confirmed}
+    return {name: _scope_first(pd.concat(parts)) for name, parts in tables.items() if parts}
+
+
+def _scope_first(rows: pd.DataFrame) -> pd.DataFrame:
+    first = [*SCOPE, "mechanism"]
+    return rows[[*first, *(column for column in rows if column not in first)]]
+
+
+def rows_of(store: Store, experiment: str) -> dict[str, pd.DataFrame]:
+    """Return an experiment's rows to keep, by file name; nothing where it has no results."""
+    results = view.results(store, experiment)
+    if results.empty:
+        return {}
+    return search_tables(store, experiment, results) if "phase" in results else {experiment: table(results)}
+
+
+def export(store: Store, output: Path, only: Iterable[str] = (), figures: bool = True) -> list[Path]:
+    """Write what a store has into a folder of reference results; return the files.
+
+    Args:
+        store: the run store.
+        output: the folder.
+        only: experiments; all by default.
+        figures: whether to draw figures and tables.
+
+    Raises:
+        InputError: the store has no finished run, or none of an experiment that is asked for.
+    """
+    present = view.experiments(store)
+    for name in only or ("any experiment",) * (not present):
+        if name not in present:
+            has = ", ".join(present) or "nothing"
+            raise InputError(f"the store {store.uri} has no finished run of {name} (it has {has}): run it first.")
+    written = []
+    for experiment in only or present:
+        for name, rows in rows_of(store, experiment).items():
+            written.append(_merge(rows, output / f"{name}.csv"))
+        written += _best(store, experiment, output)
+    if figures:
+        written += _draw(store, output)
+    with atomic_path(output / "README.md") as temporary:
+        temporary.write_text(readme(output), encoding="utf-8")
+    return written
+
+
+def _merge(rows: pd.DataFrame, path: Path) -> Path:
+    """Write rows, and those of an older file whose profile and data set the new ones do not have."""
+    if path.exists():
+        old = read(path)
+        kept = old.merge(rows[list(SCOPE)].drop_duplicates(), how="left", indicator=True)["_merge"] == "left_only"
+        if kept.any():
+            rows = pd.concat([rows, old[kept.to_numpy()]]).sort_values(list(SCOPE), kind="stable")
+    with atomic_path(path) as temporary:
+        rows.to_csv(temporary, index=False)
+    return path
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a table of results: numbers in `seed` and where a column's name has a slash, text elsewhere.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        rows = pd.read_csv(path, dtype=str)
+        numbers = [column for column in rows if column == "seed" or "/" in column]
+        rows[numbers] = rows[numbers].apply(pd.to_numeric)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a table ({error}): write it anew with analysis.export.") from None
+    if not {*SCOPE} <= set(rows):
+        raise InputError(f"{path} has no columns {' and '.join(SCOPE)}: it is no table of runs.")
+    return rows
+
+
+def _best(store: Store, experiment: str, output: Path) -> list[Path]:
+    """Keep the best setting of a search, as the file that other experiments take."""
+    found = sweeps.find(store, experiment)
+    if found is None or found.confirmed is None:
+        return []
+    path = output / f"{experiment}_best.yaml"
+    with store.artifact(found.run_id, "best.yaml") as best, atomic_path(path) as temporary:
+        temporary.write_bytes(best.read_bytes())
+    return [path]
+
+
+def _draw(store: Store, output: Path) -> list[Path]:
+    """Write every figure and table that the store has runs for."""
+    written = []
+    for draw in gallery.FIGURES.values():
+        for name, figure in draw(store).items():
+            if not style.is_gap(figure):
+                style.save_small(figure, output / f"{name}.png")
+                written.append(output / f"{name}.png")
+    for name, make in gallery.TABLES.items():
+        made = make(store)
+        if not made.empty:
+            with atomic_path(output / f"{name}.csv") as temporary:
+                made.cells.to_csv(temporary, index=False)
+            written.append(output / f"{name}.csv")
+    return written
+
+
+def readme(folder: Path) -> str:
+    """Return the page of a folder of reference results: what each file is, and where its rows come from."""
+    rows = ["| file | profile | dataset | rows | seeds | teacher | hardware | commit |", "| --- " * 8 + "|"]
+    for path in sorted(folder.glob("*.csv")):
+        if path.stem in gallery.TABLES:
+            continue
+        for (profile, dataset), part in read(path).groupby(list(SCOPE)):
+            cells = [f"`{path.name}`", profile, dataset, len(part), _listed(part, "seed")]
+            cells += [_listed(part, "teacher"), _listed(part, "hardware"), _listed(part, "commit", 7)]
+            rows.append(f"| {' | '.join(map(str, cells))} |")
+    others = {
+        "Best settings of searches, for `--config`": folder.glob("*_best.yaml"),
+        "Tables of the report, a row a cell": (folder / f"{name}.csv" for name in gallery.TABLES),
+        "Figures": folder.glob("*.png"),
+    }
+    lists = [
+        f"{title}: {', '.join(f'`{path.name}`' for path in sorted(paths) if path.exists())}."
+        for title, paths in others.items()
+    ]
+    return _INTRODUCTION + "\n".join(rows) + "\n\n" + "\n\n".join(lists) + "\n"
+
+
+def _listed(rows: pd.DataFrame, column: str, length: int | None = None) -> str:
+    """Name the values of a column."""
+    if column not in rows:
+        return ""
+    return ", ".join(sorted({str(value)[:length] for value in rows[column].dropna()}))
+
+
+def main(config: Config) -> None:
+    """Export, and say what was written."""
+    written = export(run_store.open_store(config.store), config.output, config.only, config.figures)
+    print(f"{len(written)} files in {config.output}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.entry(lambda: main(tyro.cli(Config, prog="python -m analysis.report.export", description=__doc__)))

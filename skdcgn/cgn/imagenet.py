@@ -1,0 +1,343 @@
+"""The CGN for ImageNet (Sauer and Geiger, 2021): four BigGAN-deep generators and a U²-Net.
+
+The generators are those of `pytorch_pretrained_biggan`; names and shapes of the weights are those of the
+authors' `cgn.pth`: `biggan_GT` (the unconstrained generator, which only training needs), `f_shape`,
+`f_text`, `f_bg` and `u2net`. CGN gives one and the same noise to all of them. A smaller `Architecture` makes
+a miniature of the same classes.
+"""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+from pytorch_pretrained_biggan.model import BigGANBatchNorm, SelfAttn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skdcgn.cgn.u2net import FULL_WIDTHS, SMALL_WIDTHS, U2Net, Widths
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+
+GeneratorName = Literal["biggan_GT", "f_shape", "f_text", "f_bg"]
+
+Part = Literal["biggan_GT", "f_shape", "f_text", "f_bg", "u2net"]
+
+GENERATORS: tuple[GeneratorName, ...] = ("biggan_GT", "f_shape", "f_text", "f_bg")
+
+PARTS: tuple[Part, ...] = (*GENERATORS, "u2net")
+
+FROZEN: tuple[Part, ...] = ("biggan_GT", "u2net")
+"""CGN's training leaves these as they are: they give the target and the saliency."""
+
+PARTS_OF: dict[Mechanism, tuple[Part, ...]] = {
+    Mechanism.SHAPE: ("f_shape", "u2net"),
+    Mechanism.TEXTURE: ("f_text",),
+    Mechanism.BACKGROUND: ("f_bg",),
+}
+"""What each mechanism consists of."""
+
+_POWER_ITERATIONS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes of an `ImageNetCGN`; the defaults are those of `cgn.pth`."""
+
+    num_classes: int = 1000
+    noise_dim: int = 128
+    layers: tuple[tuple[bool, int, int], ...] = (
+        *((False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (False, 8, 8), (True, 8, 8)),
+        *((False, 8, 8), (True, 8, 4), (False, 4, 4), (True, 4, 2), (False, 2, 2), (True, 2, 1)),
+    )
+    """Each generator block: whether it upsamples, and its input and output channels in units of the width."""
+    attention_before: int = 8
+    """Index of the block that self-attention precedes."""
+    shape_width: int = 128
+    """Channel width of the shape and the unconstrained generator."""
+    texture_width: int = 128
+    """Channel width of the texture and the background generator."""
+    u2net_widths: Widths = FULL_WIDTHS
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images: 4 pixels, doubled by every upsampling block."""
+        return 4 * 2 ** sum(upsample for upsample, _, _ in self.layers)
+
+    def biggan_config(self, name: GeneratorName) -> BigGANConfig:
+        """Return the package's configuration of one generator."""
+        return BigGANConfig(
+            output_dim=self.resolution,
+            z_dim=self.noise_dim,
+            class_embed_dim=self.noise_dim,  # BigGAN ignores it: the embedding always has the noise's size
+            channel_width=self.shape_width if name in ("biggan_GT", "f_shape") else self.texture_width,
+            num_classes=self.num_classes,
+            layers=list(self.layers),
+            attention_layer_position=self.attention_before,
+        )
+
+
+CGN_256 = Architecture()
+"""The authors' own: 4 x 55.9M + 44.0M parameters."""
+
+MINIATURE = Architecture(
+    num_classes=10,
+    noise_dim=32,
+    layers=((False, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1)),
+    attention_before=2,
+    shape_width=24,
+    texture_width=16,
+    u2net_widths=SMALL_WIDTHS,
+)
+"""The same classes at 32x32 with ten labels: 2 x 0.87M + 2 x 0.51M + 0.05M parameters."""
+
+
+class ImageNetCGN(nn.Module):
+    """Counterfactual generative network for ImageNet, whole or in parts.
+
+    Copy it through `state_dict`: `copy.deepcopy` fails once BigGAN's spectral norm has run with gradients.
+
+    Args:
+        architecture: its sizes.
+        generator: source of the starting weights. Without one the networks stay on PyTorch's "meta" device,
+            where they take no memory, for `load` and `from_pretrained` to fill.
+        parts: which of `PARTS` to hold.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture = CGN_256,
+        generator: torch.Generator | None = None,
+        parts: Sequence[Part] = PARTS,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        with torch.device("meta"):
+            for part in parts:
+                network = (
+                    U2Net(architecture.u2net_widths) if part == "u2net" else BigGAN(architecture.biggan_config(part))
+                )
+                self.add_module(part, network.requires_grad_(part not in FROZEN))
+        if generator is not None:
+            initialise(self.to_empty(device="cpu"), generator)
+        self.train()
+
+    @classmethod
+    def load(cls, path: Path, architecture: Architecture = CGN_256, parts: Sequence[Part] = PARTS) -> Self:
+        """Read the weights of `parts`, strictly, from a file in the format of `cgn.pth`.
+
+        Only those parts enter memory where the file allows it (safetensors, and PyTorch's format since 1.6).
+        A file of one network alone (BigGAN-deep-256, `u2net.pth`) serves where `parts` names just that one.
+
+        Args:
+            path: a `.safetensors` file, or anything else that `torch.save` wrote. Half precision becomes float32;
+                a `module.` in the keys, left there by data parallelism, is ignored.
+            architecture: sizes of the stored networks.
+            parts: which of `PARTS` to load; the file need not have the others.
+
+        Returns:
+            The network in evaluation mode.
+
+        Raises:
+            InputError: the file is missing, is no weight file, or has other weights than this architecture.
+        """
+        state = _read(path)
+        if len(parts) == 1 and not any(_part_of(key) in PARTS for key in state):
+            state = {f"{parts[0]}.{key}": tensor for key, tensor in state.items()}
+        left_out = set(PARTS) - set(parts)
+        own = {key: tensor for key, tensor in state.items() if _part_of(key) not in left_out}
+        return cls.from_state(own, architecture, parts, path)
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Tensor], architecture: Architecture, parts: Sequence[Part] = PARTS, source: object = ""
+    ) -> Self:
+        """Build a CGN of a state dict, strictly, in evaluation mode; half precision becomes float32.
+
+        Raises:
+            InputError: the state dict does not fit; the message names its `source`.
+        """
+        cgn = cls(architecture, parts=parts)
+        _fill(cgn, state, source)
+        return cgn.eval()
+
+    @classmethod
+    def from_pretrained(cls, biggan: Path, u2net: Path, architecture: Architecture = CGN_256) -> Self:
+        """Build the CGN that training starts from: four times BigGAN, and a trained U²-Net.
+
+        Args:
+            biggan: weights of BigGAN-deep-256, alone or as `biggan_GT` of a CGN.
+            u2net: weights of U²-Net, alone (`u2net.pth`) or as `u2net` of a CGN.
+            architecture: sizes of the stored networks.
+
+        Returns:
+            The network in training mode.
+
+        Raises:
+            InputError: as in `load`.
+        """
+        cgn = cls(architecture)
+        weights = cls.load(biggan, architecture, ("biggan_GT",)).biggan_GT.state_dict()
+        for part in GENERATORS:
+            # Each its own copy: three of them go on learning, apart from one another.
+            copies = {key: tensor.clone() for key, tensor in weights.items()}
+            _fill(cgn.get_submodule(part), copies, biggan)
+        _fill(cgn.u2net, cls.load(u2net, architecture, ("u2net",)).u2net.state_dict(), u2net)
+        return cgn
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, except for the frozen networks: they always stay in evaluation mode.
+
+        In training mode each forward pass moves the power iteration of the spectral norm on by one step.
+        """
+        super().train(mode)
+        for name, network in self.named_children():
+            if name in FROZEN:
+                network.eval()
+        return self
+
+    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Run one mechanism.
+
+        Args:
+            mechanism: which of the three.
+            noise: u, (B, noise_dim), from `truncated_noise` with the same truncation.
+            labels: y, (B,) int64.
+            truncation: in (0, 1], 0.5 in CGN's data sets. It selects one of BigGAN's 51 rows of normalisation
+                statistics; between two rows the package, like CGN's copy of it, swaps the interpolation's weights.
+
+        Returns:
+            The mask (B, 1, H, W), which is U²-Net of the shape generator's picture clamped to [0.0001, 0.9999], or
+            a texture or background (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            InputError: the truncation is out of range.
+        """
+        name, *saliency = PARTS_OF[mechanism]
+        image = self.generate(name, noise, labels, truncation)
+        if not saliency:
+            return image
+        # In float32, because under autocast the clamp's upper end would round to 1.
+        return self.u2net(image).float().clamp(MASK_EPSILON, 1 - MASK_EPSILON)
+
+    def unconstrained(self, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Run the unconstrained generator, CGN's reconstruction target: (B, 3, H, W) in [-1, 1]."""
+        return self.generate("biggan_GT", noise, labels, truncation)
+
+    def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Run one of the four generators: (B, 3, H, W) in [-1, 1]; `f_shape` gives the paper's pre-mask."""
+        _check_truncation(truncation)
+        one_hot = F.one_hot(labels, self.architecture.num_classes).to(noise.dtype)
+        return self.get_submodule(name)(noise, one_hot, truncation)
+
+
+def load_mechanism(path: Path, mechanism: Mechanism, architecture: Architecture = CGN_256) -> ImageNetCGN:
+    """Read one mechanism of a CGN, frozen and in evaluation mode: what a black-box teacher needs.
+
+    Arguments and errors are those of `ImageNetCGN.load`; only the mechanism's own weights enter memory.
+    """
+    return ImageNetCGN.load(path, architecture, PARTS_OF[mechanism]).requires_grad_(False)
+
+
+def truncated_noise(n: int, dim: int, truncation: float, generator: torch.Generator) -> Tensor:
+    """Draw BigGAN's noise: a standard normal cut off at ±2, times `truncation`.
+
+    Returns:
+        (n, dim) float32 in [-2 * truncation, 2 * truncation], on the generator's device.
+
+    Raises:
+        InputError: the truncation is out of range.
+    """
+    _check_truncation(truncation)
+    noise = torch.empty(n, dim, device=generator.device)
+    return truncation * nn.init.trunc_normal_(noise, a=-2.0, b=2.0, generator=generator)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Give starting weights to a BigGAN, a U²-Net or a whole CGN, every one drawn from `generator`.
+
+    Distributions are PyTorch's defaults, which would draw from the global generator, with these differences:
+    BigGAN's last normalisation starts as the identity (the package leaves it as uninitialised memory),
+    spectral norms start after some rounds of their power iteration (else a first evaluation divides by an
+    arbitrary number), and class embeddings start at N(0, 1), the scale of the noise beside them.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            spectral = hasattr(module, "weight_orig")
+            weight = module.weight_orig if spectral else module.weight
+            bound = weight[0].numel() ** -0.5
+            for parameter in (weight, module.bias):
+                if parameter is not None:
+                    parameter.uniform_(-bound, bound, generator=generator)
+            if spectral:
+                matrix, u = weight.flatten(1), module.weight_u.normal_(generator=generator)
+                for _ in range(_POWER_ITERATIONS):
+                    module.weight_v.copy_(F.normalize(matrix.T @ u, dim=0))
+                    u.copy_(F.normalize(matrix @ module.weight_v, dim=0))
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, BigGANBatchNorm):
+            module.running_means.zero_()
+            module.running_vars.fill_(1)
+            if not module.conditional:
+                module.weight.fill_(1)
+                module.bias.zero_()
+        elif isinstance(module, SelfAttn):
+            module.gamma.zero_()
+    for module in network.modules():
+        if isinstance(module, BigGAN):
+            module.embeddings.weight.normal_(generator=generator)
+
+
+def _check_truncation(truncation: float) -> None:
+    if not 0 < truncation <= 1:
+        raise InputError(f"The truncation must lie in (0, 1], not {truncation:g}: try CGN's own, 0.5.")
+
+
+def _part_of(key: str) -> str:
+    return key.split(".", 1)[0]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a weight file, as lazily as its format allows; keys lose any `module.`."""
+    if not path.is_file():
+        raise InputError(f"There is no weight file at {path}: give the path of an existing one.")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            # Weights older than PyTorch 1.6 (BigGAN's and U²-Net's public files) are no zip: no mapping them.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a file that is no weight file can make the readers raise anything
+        raise InputError(
+            f"{path} cannot be read as a weight file ({type(error).__name__}): the download may be incomplete or a "
+            "web page, so delete it and fetch it again."
+        ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
+    ):
+        raise InputError(f"{path} holds no plain state dict of tensors: give the weights of a CGN, BigGAN or U²-Net.")
+    return {".".join(name for name in key.split(".") if name != "module"): tensor for key, tensor in state.items()}
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Make the tensors of `state` the weights of a network on the meta device, strictly."""
+    wanted = network.state_dict()
+    problems = {
+        "missing": [key for key in wanted if key not in state],
+        "unexpected": [key for key in state if key not in wanted],
+        "of another shape": [key for key in wanted if key in state and state[key].shape != wanted[key].shape],
+    }
+    found = [f"{len(keys)} {problem} (such as {keys[0]})" for problem, keys in problems.items() if keys]
+    if found:
+        raise InputError(
+            f"The weights in {source} do not fit this network: {', '.join(found)}; "
+            "check that it is the right file for this architecture."
+        )
+    state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    network.load_state_dict(state, assign=True)

@@ -1,0 +1,182 @@
+"""The CGN for MNIST variants: three mechanism networks, state-dict compatible with the authors' weights.
+
+Each mechanism sees the noise u ~ N(0, I_32) beside a learnt 10-d label embedding that all three share. The random
+patch shuffle that the original applies after texture and background is not in here: see
+`mechanisms.shuffle_patches`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+
+NOISE_DIM = 32
+
+LABEL_DIM = 10
+
+RESOLUTION = 32
+
+
+class UpsampledConv2d(nn.Conv2d):
+    """A nearest x2 upsampling and the 3x3 convolution after it, as one 2x2 convolution on the small grid.
+
+    Each output pixel of the pair sees only 2x2 input pixels, so that the taps that meet the same one can be summed
+    first: the same function with 2.25 times fewer multiplications, exact up to rounding. The weight stays the 3x3
+    convolution's, (O, I, 3, 3), and an `nn.Identity` keeps the upsampling's place before it, so that parameters are
+    named as in the authors' checkpoints. There is no bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, I, H, W) to (B, O, 2H, 2W), channels last in memory."""
+        height, width = x.shape[2:]
+        kernel = _sum_taps(_sum_taps(self.weight, 2), 4)  # (column phase, row phase, O, I, 2, 2)
+        output = F.conv2d(x, kernel.flatten(0, 2), padding=1)  # (B, 4 O, H + 1, W + 1)
+        output = output.permute(0, 2, 3, 1).unflatten(3, (2, 2, self.out_channels))
+        rows = [torch.stack([output[:, i : i + height, j : j + width, j, i] for j in (0, 1)], dim=3) for i in (0, 1)]
+        return torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+class _FullTanh(nn.Tanh):
+    """A tanh in fp32 even under autocast: in bf16 it rounds to 1 early, and its slope there to 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+def _sum_taps(weight: Tensor, dim: int) -> Tensor:
+    """Fold the 3 taps of an axis into 2, for the first and for the second of two upsampled pixels (new axis 0)."""
+    first, middle, last = weight.unbind(dim)
+    return torch.stack([torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)])
+
+
+def _shape_net(width: int = 64) -> nn.Sequential:
+    """Mask network: 42 -> (B, 1, 32, 32), instance-normalised after every stage."""
+    return nn.Sequential(
+        nn.Linear(NOISE_DIM + LABEL_DIM, width * 8 * 8),
+        nn.Unflatten(1, (width, 8, 8)),
+        nn.InstanceNorm2d(width),
+        nn.Identity(),
+        UpsampledConv2d(width, width // 2),
+        nn.BatchNorm2d(width // 2),
+        nn.LeakyReLU(0.2),
+        nn.InstanceNorm2d(width // 2),
+        nn.Identity(),
+        UpsampledConv2d(width // 2, 1),
+        nn.BatchNorm2d(1),
+        nn.LeakyReLU(0.2),
+        nn.InstanceNorm2d(1),
+    )
+
+
+def _texture_net(width: int = 64) -> nn.Sequential:
+    """Texture or background network: 42 -> (B, 3, 32, 32) in [-1, 1]."""
+    return nn.Sequential(
+        nn.Linear(NOISE_DIM + LABEL_DIM, width * 8 * 8),
+        nn.Unflatten(1, (width, 8, 8)),
+        nn.Identity(),
+        UpsampledConv2d(width, width),
+        nn.BatchNorm2d(width),
+        nn.LeakyReLU(0.2),
+        nn.Identity(),
+        UpsampledConv2d(width, width // 2),
+        nn.BatchNorm2d(width // 2),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(width // 2, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        _FullTanh(),
+    )
+
+
+class CGN(nn.Module):
+    """Counterfactual generative network for 32x32 MNIST variants (Sauer and Geiger, 2021).
+
+    The sub-modules are named as in the authors' checkpoints: `f_text1` is the texture of the object, `f_text2` the
+    background.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.label_emb = nn.Embedding(num_classes, LABEL_DIM)
+        self.f_shape = _shape_net()
+        self.f_text1 = _texture_net()
+        self.f_text2 = _texture_net()
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are integers below this."""
+        return self.label_emb.num_embeddings
+
+    def network(self, mechanism: Mechanism) -> nn.Sequential:
+        """Return the network of one mechanism."""
+        return {
+            Mechanism.SHAPE: self.f_shape,
+            Mechanism.TEXTURE: self.f_text1,
+            Mechanism.BACKGROUND: self.f_text2,
+        }[mechanism]
+
+    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+        """Run one mechanism.
+
+        Args:
+            mechanism: which of the three.
+            noise: u, (B, 32).
+            labels: y, (B,) integers.
+
+        Returns:
+            The mask (B, 1, 32, 32), clamped to [0.0001, 0.9999], or a texture or background (B, 3, 32, 32) in
+            [-1, 1].
+        """
+        output = self.network(mechanism)(torch.cat([noise, self.label_emb(labels)], dim=1))
+        output = output.float()  # under autocast: bf16 would round the mask's bounds to 0 and 1
+        return output.clamp(MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else output
+
+
+class LinearDiscriminator(nn.Module):
+    """CGN's discriminator for the coloured variants: image and label embedding through four linear layers."""
+
+    def __init__(self, num_classes: int = 10, width: int = 512) -> None:
+        super().__init__()
+        self.label_emb = nn.Embedding(num_classes, num_classes)
+        self.layers = nn.Sequential(
+            nn.Linear(num_classes + 3 * RESOLUTION**2, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.Dropout(0.4),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.Dropout(0.4),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Score images (B, 3, 32, 32) of labels (B,): (B,), unbounded."""
+        return self.layers(torch.cat([images.flatten(1), self.label_emb(labels)], dim=1)).squeeze(1)
+
+
+class ConvDiscriminator(nn.Module):
+    """Convolutional discriminator for the textured variant; the label enters as constant feature planes."""
+
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        self.label_emb = nn.Embedding(num_classes, num_classes)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3 + num_classes, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(4 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, 4),
+        )
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Score images (B, 3, 32, 32) of labels (B,): (B,), unbounded."""
+        planes = self.label_emb(labels)[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        return self.layers(torch.cat([images, planes], dim=1)).flatten()

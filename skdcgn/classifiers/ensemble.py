@@ -1,0 +1,271 @@
+"""Training CGN's invariant ensemble on real and counterfactual images, and measuring what its heads look at.
+
+The measures are those of CGN's ImageNet experiments: accuracy on ImageNet-val; on IN-9, accuracy with backgrounds of
+the same and of random classes, whose difference is the background gap (BG gap); and on cue-conflict stimuli the shape
+bias, the share of shape among the decisions for shape or texture.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from skdcgn.classifiers.networks import Backbone, InvariantEnsemble
+from skdcgn.counterfactuals.datasets import CounterfactualConfig, write
+from skdcgn.data.imagenet import ImageSet, centre_crop, random_crop, read_image
+from skdcgn.errors import InputError
+from skdcgn.images import to_float
+from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.randomness import stream
+from skdcgn.runtime import Precision, autocast
+
+_BETAS = (0.9, 0.99)  # of AdamW
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """How the invariant ensemble is trained; the defaults are CGN's."""
+
+    backbone: Backbone = "resnet50"
+    """resnet50 (torchvision's), or small for 32x32 images."""
+    pretrained: bool = True
+    """Start from a backbone trained on ImageNet, and leave its batch normalisation as it is."""
+    resolution: int = 224
+    """Side of the images that the network sees."""
+    epochs: int = 45
+    """Passes over the real images."""
+    batch_size: int = 256
+    """Real images in a step."""
+    counterfactual_ratio: float = 1.0
+    """Counterfactual images in a step, for each real one."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """adamw needs fewer steps where a backbone starts from nothing."""
+    learning_rate: float = 1e-3
+    schedule: Literal["thirds", "cosine"] = "thirds"
+    """Learning rate: to a tenth after each third of the training, or along a cosine to 0."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-4
+    random_crops: bool = True
+    """Random windows and flips of the training images."""
+    counterfactuals: int = 200_000
+    """Counterfactual images, drawn once and kept on disk (150 kB each at 224x224)."""
+    precision: Precision = "bf16"
+    workers: int = 8
+    """Processes that read training images."""
+
+
+class CounterfactualSet:
+    """A counterfactual data set on disk, memory-mapped: pixels, and the label of each mechanism."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a complete set that `counterfactuals.write` wrote as shards."""
+        self._shards, labels = [], []
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as shard:
+                self._shards.append(shard.get_tensor("pixels"))
+                labels.append(torch.stack([shard.get_tensor(mechanism.value) for mechanism in Mechanism], dim=1))
+        self.labels = torch.cat(labels)
+        """(N, 3) int64, in the order of `Mechanism`."""
+        self._per_shard = len(self._shards[0])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Tensor:
+        """Return image `index`, (3, H, W) uint8."""
+        return self._shards[index // self._per_shard][index % self._per_shard]
+
+
+class _Primed:
+    """A source fed with its teacher's noise: the students' own would not be truncated; see `teachers.Teacher`."""
+
+    def __init__(self, source: Teacher, teacher: Teacher) -> None:
+        self.name, self.sha256, self.stand_in = source.name, source.sha256, source.stand_in
+        self.resolution, self.num_classes, self.noise_dim = source.resolution, source.num_classes, source.noise_dim
+        self.render, self.parameters, self.sample_noise = source.render, source.parameters, teacher.sample_noise
+
+
+def draw_counterfactuals(folder: Path, source: Teacher, teacher: Teacher, config: EnsembleConfig) -> CounterfactualSet:
+    """Draw the counterfactuals that ensembles learn from, unless they are there already.
+
+    Labels and noise are independent for each mechanism. Unlike CGN's MNIST models, its ImageNet model does not shuffle
+    patches.
+
+    Args:
+        folder: below it each set has a folder of its own.
+        source: where the mechanisms come from.
+        teacher: where the noise comes from: that which students have learnt to answer to.
+        config: how many, and at which side.
+
+    Raises:
+        InputError: there is no room for them on the disk.
+    """
+    # A random window is cut out of an image somewhat larger, as out of ImageNet's.
+    side = source.resolution if config.random_crops else config.resolution
+    plan = CounterfactualConfig(config.counterfactuals, per_mask=1, shuffle=False)
+    content = json.dumps(
+        {"source": source.sha256, "teacher": teacher.sha256, "side": side, **asdict(plan)}, sort_keys=True
+    )
+    target = folder / hashlib.sha256(content.encode()).hexdigest()[:12]
+    if not (target / "index.csv").exists():
+        with tqdm(total=plan.n, desc=f"counterfactuals of {source.name}", unit="image") as bar:
+            for there, _ in write(target, _Primed(source, teacher), plan, "shards", side):
+                bar.update(there - bar.n)
+    return CounterfactualSet(target)
+
+
+class Batch(NamedTuple):
+    """Images that an ensemble learns from in one step; pixels are uint8."""
+
+    images: Tensor
+    """Real images, (B, 3, H, W)."""
+    labels: Tensor
+    """(B,)."""
+    counterfactuals: Tensor
+    """(K, 3, H, W); K = 0 where an ensemble learns from real images alone."""
+    mechanism_labels: Tensor
+    """(K, 3), in the order of `Mechanism`."""
+
+
+class Batches(Dataset[Batch]):
+    """The batch of every training step: a function of the seed and the step alone, so that a training can resume."""
+
+    def __init__(
+        self, real: ImageSet, counterfactuals: CounterfactualSet | None, config: EnsembleConfig, seed: int
+    ) -> None:
+        self._real, self._counterfactuals, self._config, self._seed = real, counterfactuals, config, seed
+        self.per_epoch = max(1, len(real) // config.batch_size)
+        self._order: tuple[int, Tensor] | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, position = divmod(step, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = stream(self._seed, "ensemble", "order", epoch)
+            self._order = epoch, torch.randperm(len(self._real), generator=generator)
+        size = self._config.batch_size
+        chosen = self._order[1][position * size : (position + 1) * size]
+        generator = stream(self._seed, "ensemble", "batch", step)
+        images = [self._view(read_image(self._real.paths[index]), generator) for index in chosen.tolist()]
+        batch = torch.stack(images), self._real.labels[chosen]
+        if self._counterfactuals is None:
+            return Batch(*batch, batch[0][:0], torch.empty(0, 3, dtype=torch.long))
+        count = max(1, round(self._config.counterfactual_ratio * len(chosen)))
+        drawn = torch.randint(len(self._counterfactuals), (count,), generator=generator)
+        views = [self._view(self._counterfactuals.image(index), generator) for index in drawn.tolist()]
+        return Batch(*batch, torch.stack(views), self._counterfactuals.labels[drawn])
+
+    def _view(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        side = self._config.resolution
+        return random_crop(image, side, generator) if self._config.random_crops else centre_crop(image, side)
+
+
+def ensemble_losses(model: InvariantEnsemble, batch: Batch) -> dict[str, Tensor]:
+    """Return the loss terms of a batch, by name.
+
+    `real` is the cross entropy of the heads' averaged logits with the labels of the real images; `shape`, `texture` and
+    `background` are those of each head with its mechanism's label of the counterfactual images.
+    """
+    count = len(batch.labels)
+    logits = model(to_float(torch.cat([batch.images, batch.counterfactuals])))
+    losses = {"real": F.cross_entropy(logits["ensemble"][:count].float(), batch.labels)}
+    if len(batch.mechanism_labels):
+        for mechanism, labels in zip(Mechanism, batch.mechanism_labels.T, strict=True):
+            losses[mechanism.value] = F.cross_entropy(logits[mechanism.value][count:].float(), labels)
+    return losses
+
+
+class EnsembleTrainer:
+    """Trains an invariant ensemble with SGD; see `training.Trainer`."""
+
+    def __init__(
+        self,
+        model: InvariantEnsemble,
+        real: ImageSet,
+        counterfactuals: CounterfactualSet | None,
+        config: EnsembleConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Prepare a training.
+
+        Args:
+            model: the ensemble, trained in place.
+            real: labelled images.
+            counterfactuals: beside them; without any, the ensemble learns from real images alone.
+            config: how to train.
+            seed: of the order of images and their views.
+            device: where to train.
+
+        Raises:
+            InputError: the images have more classes than the ensemble.
+        """
+        classes = 1 + int(max(real.labels.max(), counterfactuals.labels.max() if counterfactuals else 0))
+        if classes > model.num_classes:
+            raise InputError(f"the images are of {classes} classes, and the ensemble has {model.num_classes}.")
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self._config, self._device = config, device
+        self._batches = Batches(real, counterfactuals, config, seed)
+        self.step, self.steps = 0, config.epochs * self._batches.per_epoch
+        parameters, options = model.parameters(), {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        if config.optimizer == "adamw":
+            self._optimizer = torch.optim.AdamW(parameters, betas=_BETAS, **options)
+        else:
+            self._optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **options)
+
+    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train to the last step, yielding (step, losses) after each."""
+        self._train_mode()
+        for batch in _load(self._batches, range(self.step, self.steps), self._config.workers):
+            moved = Batch(*(field.to(self._device, non_blocking=True) for field in batch))
+            losses = self._update(moved)
+            self.step += 1
+            yield self.step, losses
+            self._train_mode()  # an evaluation may have come between
+        self.model.eval()
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if self._config.pretrained:
+            for module in self.model.backbone.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+
+    def _update(self, batch: Batch) -> dict[str, float]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.learning_rate * self._decay()
+        with autocast(self._device, self._config.precision):
+            losses = ensemble_losses(self.model, batch)
+        total = sum(losses.values())
+        self._optimizer.zero_grad()
+        total.backward()
+        self._optimizer.step()
+        return {name: loss.item() for name, loss in {**losses, "total": total}.items()}
+
+    def _decay(self) -> float:
+        if self._config.schedule == "cosine":
+            return (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        return 0.1 ** (3 * self.step // self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _load(dataset: Dataset, keys: Sequence[int], workers: int, batch_size: int | None = None) -> DataLoader:
+    """Load items of a dataset in order, in other processes if there are workers."""
+    return DataLoader(dataset, batch_size, sampler=keys, num_workers=workers, pin_memory=torch.cuda.is_available())

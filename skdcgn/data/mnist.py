@@ -1,0 +1,317 @@
+"""The MNIST variants that CGNs learn from and classifiers are tested on, whole in memory.
+
+Double-colored, colored and wildlife MNIST (Sauer and Geiger, 2021; here Sec. 4.1) give the stroke and the
+background of each digit one of ten appearances: the label's own in a *biased* set, where they give the label
+away, and random ones in an unbiased set, where only the shape tells. Training sets are biased, test sets are
+not. The fourth set, "digits", is double-colored too, but of the small digits that scikit-learn brings along: it
+needs no download.
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from skdcgn.data.registry import REGISTRY
+from skdcgn.data.weights import cache_dir, data_dir, locate
+from skdcgn.errors import InputError
+from skdcgn.images import to_float
+from skdcgn.randomness import stream
+
+Variant = Literal["double_colored", "colored", "wildlife"]
+
+Dataset = Literal[Variant, "digits"]
+
+Split = Literal["train", "valid", "test"]
+
+RESOLUTION = 32
+
+NUM_CLASSES = 10
+
+BACKGROUND_COLOURS = (
+    (0, 100, 0),  # darkgreen
+    (0, 0, 139),  # darkblue
+    (176, 48, 96),  # #b03060
+    (255, 69, 0),  # orangered
+    (255, 255, 0),  # yellow
+    (222, 184, 135),  # burlywood
+    (0, 255, 0),  # lime
+    (0, 255, 255),  # aqua
+    (255, 0, 255),  # fuchsia
+    (100, 149, 237),  # #6495ed
+)
+"""Double-colored MNIST: RGB of background i."""
+
+OBJECT_COLOURS = BACKGROUND_COLOURS[4:] + BACKGROUND_COLOURS[:4]
+"""Double-colored MNIST: RGB of stroke i, the background colour i - 6."""
+
+DOUBLE_COLOUR_STD = 0.01
+"""Double-colored MNIST: standard deviation (not variance) of each image's colours, on a [0, 1] scale."""
+
+WALK_LENGTH = {"train": 6250, "valid": 2000, "test": 2000}
+"""Images after which the published code's wandering colours start anew: what each of its loaders reads of a set."""
+
+DIGIT_COLOURS = (
+    (220, 20, 60),  # crimson
+    (0, 128, 128),  # teal
+    (253, 233, 16),  # lemon
+    (0, 149, 182),  # bondi blue
+    (237, 145, 33),  # carrot orange
+    (145, 30, 188),  # strong violet
+    (70, 240, 240),  # cyan
+    (250, 197, 187),  # your pink
+    (210, 245, 60),  # lime
+    (128, 0, 0),  # maroon
+)
+"""Colored MNIST: mean RGB of digit i (Kim et al., Learning Not to Learn, 2019)."""
+
+DIGIT_COLOUR_STD = 0.02**0.5
+"""Colored MNIST: standard deviation of each image's colour, on a [0, 1] scale: a *variance* of 0.02."""
+
+TEXTURE_SIZE = 150
+
+TEXTURE_PADDING = 3
+
+MNIST_THRESHOLD = 0.1
+"""Grey level above which a pixel of MNIST belongs to the stroke, as in the original."""
+
+DIGITS_THRESHOLD = 0.4
+"""The same for the scikit-learn digits, whose enlarged strokes are soft: 0.1 would close the holes of 8 and 9."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TensorSet:
+    """Labelled images in memory, one byte a value: `images` and `masks` convert what they are asked for.
+
+    Attributes:
+        pixels: (N, 3, 32, 32) uint8.
+        labels: (N,) int64.
+        strokes: (N, 1, 32, 32) bool, true on the digit.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    strokes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """Return images (B, 3, 32, 32) in [-1, 1]."""
+        return to_float(self.pixels[index])
+
+    def masks(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """Return the true masks (B, 1, 32, 32), 0 or 1."""
+        return self.strokes[index].float()
+
+
+def mnist_digits(split: Split, root: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Read the real MNIST.
+
+    Args:
+        split: "train" is the first 50,000 of MNIST's training set, "valid" its last 10,000 (the set that the
+            CGN authors call their test set), "test" MNIST's own test set.
+        root: folder that contains MNIST/raw. By default SKDCGN_DATA_DIR or the cache, into which a missing
+            MNIST is downloaded.
+
+    Returns:
+        Digits (N, 28, 28) uint8 and labels (N,) int64.
+
+    Raises:
+        InputError: MNIST is not there and cannot be downloaded, or its files are damaged.
+    """
+    # Imported here because it takes seconds, which the offline digits need not pay.
+    from torchvision.datasets import MNIST
+
+    folder = mnist_folder(root)
+    try:
+        mnist = MNIST(folder, train=split != "test")
+    except (RuntimeError, ValueError, AssertionError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"The MNIST files in {folder / 'MNIST' / 'raw'} cannot be read ({reason}): replace them by the four "
+            f"unpacked *-ubyte files of {MNIST.mirrors[0]}."
+        ) from None
+    part = {"train": slice(50_000), "valid": slice(50_000, None), "test": slice(None)}[split]
+    return mnist.data[part], mnist.targets[part]
+
+
+def mnist_folder(root: Path | None = None) -> Path:
+    """Return the folder above MNIST/raw, downloading MNIST into the cache where there is none.
+
+    Raises:
+        InputError: MNIST is not there and cannot be downloaded.
+    """
+    if root is not None:
+        if not (root / "MNIST" / "raw").is_dir():
+            raise InputError(f"{root} holds no folder MNIST/raw: give the folder above it, or none to download MNIST.")
+        return root
+    for folder in (data_dir(), cache_dir()):
+        if folder is not None and (folder / "MNIST" / "raw").is_dir():
+            return folder
+    return _download_mnist(cache_dir())
+
+
+def _download_mnist(folder: Path) -> Path:
+    """Download MNIST to `folder`, whole or not at all; torchvision checks the MD5 of each file."""
+    from torchvision.datasets import MNIST
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mnist.", dir=folder) as temporary:
+        try:
+            if os.environ.get("SKDCGN_OFFLINE", "0") not in ("", "0"):
+                raise RuntimeError("SKDCGN_OFFLINE is set")
+            MNIST(temporary, download=True)
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0].rstrip(":")
+            raise InputError(
+                f"MNIST cannot be downloaded ({reason}): get the four files of {MNIST.mirrors[0]} elsewhere and "
+                f"unpack them into {folder / 'MNIST' / 'raw'}, or take the offline digits (--dataset digits)."
+            ) from None
+        with contextlib.suppress(OSError):  # another process was faster: its files are as good
+            (Path(temporary) / "MNIST").rename(folder / "MNIST")
+    return folder
+
+
+def sklearn_digits(split: Split) -> tuple[Tensor, Tensor]:
+    """Read scikit-learn's bundled digits: 8x8 with 17 grey levels, here enlarged to 24x24 and centred in 32x32.
+
+    The margin is about that of MNIST.
+
+    Args:
+        split: 1,297 for "train", 250 each for "valid" and "test", of one fixed permutation of all 1,797.
+
+    Returns:
+        Digits (N, 32, 32) uint8 and labels (N,) int64.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    part = {"train": slice(0, 1297), "valid": slice(1297, 1547), "test": slice(1547, 1797)}[split]
+    order = np.random.default_rng(0).permutation(len(bunch.target))[part]
+    grey = torch.from_numpy(bunch.images[order]).float()[:, None] / 16
+    grey = F.interpolate(grey, scale_factor=3, mode="bicubic").clamp(0, 1)
+    grey = F.pad(grey, (4, 4, 4, 4))
+    return (255 * grey[:, 0]).round().to(torch.uint8), torch.from_numpy(bunch.target[order]).long()
+
+
+def make_dataset(
+    dataset: Dataset,
+    split: Split,
+    seed: int,
+    biased: bool | None = None,
+    root: Path | None = None,
+    limit: int | None = None,
+    published_code: bool = False,
+) -> TensorSet:
+    """Make a set of coloured or textured digits: a function of its arguments alone.
+
+    Args:
+        dataset: which variant; "digits" is double-colored, on the offline digits.
+        split: see `mnist_digits` and `sklearn_digits`.
+        seed: of the appearances and their noise.
+        biased: whether the label fixes the appearance of stroke and background; else both are random, independent of
+            each other and of the label. By default the training set is biased and the others are not.
+        root: folder that contains MNIST/raw and textures, in place of the places where they are looked for.
+        limit: at most this many images, from the start of the split.
+        published_code: let double-colored sets wander as in the CGN authors' code, which adds each image's noise to
+            the colour table itself: colours walk away at random, by 0.1 and more, and stroke and background of the
+            same colour soon differ. (Their values leave [-1, 1], these are clamped.) Other variants are not touched.
+
+    Raises:
+        InputError: an argument is out of range, or files are missing.
+    """
+    for value, choices in ((dataset, (*get_args(Variant), "digits")), (split, get_args(Split))):
+        if value not in choices:
+            raise InputError(f"There is no data set or split named {value!r}: choose from {', '.join(choices)}.")
+    if limit is not None and limit < 1:
+        raise InputError(f"A data set cannot be limited to {limit} images: give at least 1.")
+    if dataset == "digits":
+        digits, labels = sklearn_digits(split)
+        strokes = _strokes(digits[:limit], DIGITS_THRESHOLD)
+    else:
+        digits, labels = mnist_digits(split, root)
+        strokes = _strokes(digits[:limit], MNIST_THRESHOLD)
+    labels = labels[:limit].clone()
+
+    background_generator = stream(seed, dataset, split, "background")
+    object_generator = stream(seed, dataset, split, "object")
+    if biased or (biased is None and split == "train"):
+        background_choice = object_choice = labels
+    else:
+        background_choice = torch.randint(NUM_CLASSES, labels.shape, generator=background_generator)
+        object_choice = torch.randint(NUM_CLASSES, labels.shape, generator=object_generator)
+
+    if dataset == "wildlife":
+        background = crops(textures("background", root), background_choice, background_generator)
+        stroke = crops(textures("object", root), object_choice, object_generator)
+    elif dataset == "colored":
+        background = torch.zeros(1, dtype=torch.uint8)
+        stroke = _tints(DIGIT_COLOURS, DIGIT_COLOUR_STD, object_choice, object_generator)
+    else:
+        walk = WALK_LENGTH[split] if published_code else 1
+        background = _tints(BACKGROUND_COLOURS, DOUBLE_COLOUR_STD, background_choice, background_generator, walk)
+        stroke = _tints(OBJECT_COLOURS, DOUBLE_COLOUR_STD, object_choice, object_generator, walk)
+    return TensorSet(torch.where(strokes, stroke, background).contiguous(), labels, strokes)
+
+
+def _strokes(digits: Tensor, threshold: float) -> Tensor:
+    """Resize digits (N, H, W) uint8 to 32x32, nearest, and binarise them: (N, 1, 32, 32) bool."""
+    resized = F.interpolate(digits[:, None], (RESOLUTION, RESOLUTION), mode="nearest")
+    return resized > 255 * threshold
+
+
+def _tints(
+    table: tuple[tuple[int, int, int], ...], std: float, choice: Tensor, generator: torch.Generator, walk: int = 1
+) -> Tensor:
+    """Draw one colour for each image around its row of the table: (N, 3, 1, 1) uint8.
+
+    With `walk` > 1 the noise of images of the same row adds up, starting anew every `walk` images.
+    """
+    noise = 255 * std * torch.randn(len(choice), 3, generator=generator)
+    if walk > 1:
+        walks = torch.arange(len(choice)) // walk * NUM_CLASSES + choice
+        for number in walks.unique():
+            noise[walks == number] = noise[walks == number].cumsum(dim=0)
+    colours = torch.tensor(table)[choice] + noise
+    return colours.round().clamp(0, 255).to(torch.uint8)[:, :, None, None]
+
+
+def crops(tiles: Tensor, choice: Tensor, generator: torch.Generator) -> Tensor:
+    """Cut a random window out of each image's texture: (N, 3, 32, 32) uint8.
+
+    Args:
+        tiles: the textures to cut from, (10, 3, H, W) with H, W >= 32; see `textures`.
+        choice: the texture of each image, (N,) in [0, 10).
+        generator: draws the windows' corners.
+    """
+    # A view of all windows: (10, 3, rows, columns, 32, 32).
+    windows = tiles.unfold(2, RESOLUTION, 1).unfold(3, RESOLUTION, 1)
+    row = torch.randint(windows.shape[2], choice.shape, generator=generator)
+    column = torch.randint(windows.shape[3], choice.shape, generator=generator)
+    return windows[choice, :, row, column]
+
+
+def textures(kind: Literal["background", "object"], root: Path | None) -> Tensor:
+    """Read Wildlife MNIST's ten textures, that of digit i at i, padded by reflection: (10, 3, 156, 156) uint8.
+
+    Raises:
+        InputError: the textures are not to be had (`weights.locate`).
+    """
+    folder = locate("wildlife_textures", root and root / "textures")
+    tiles = []
+    for name in sorted(REGISTRY["wildlife_textures"].members):
+        if name.startswith(kind):
+            with Image.open(folder / name) as image:
+                resized = image.convert("RGB").resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.NEAREST)
+            pad = (TEXTURE_PADDING, TEXTURE_PADDING)
+            tiles.append(np.pad(np.asarray(resized), (pad, pad, (0, 0)), mode="reflect"))
+    return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)

@@ -1,0 +1,231 @@
+"""Pretrained files: where each comes from, how it is checked, and where it lies on this machine.
+
+    python -m skdcgn weights                                list every file: present, missing or corrupt
+    python -m skdcgn weights --download cgn_imagenet vgg16  fetch files into the cache
+
+A file is looked for at the path given explicitly, below SKDCGN_DATA_DIR, and in the cache (SKDCGN_CACHE_DIR,
+or else the user's cache folder); where it is in none of them it is downloaded into the cache, unless
+SKDCGN_OFFLINE=1 forbids that.
+
+The MNIST experiments need only the small CGNs. The ImageNet teacher is cgn_imagenet, 1.1 GB on Google Drive:
+it already contains all four BigGANs and the U2-Net (keys u2net.*), so biggan_deep_256, u2net and vgg16 serve
+only to train a CGN, or the paper's baseline, from scratch. Drive refuses files that were fetched too often of
+late: open the address in a browser then, and put the file where the listing says. The Drive link to u2net.pth
+in CGN's own download script is dead; the address here is U2-Net's own.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import gdown
+import pooch
+import requests
+import safetensors.torch
+import torch
+from gdown.exceptions import DownloadError
+from torch import Tensor
+from tqdm import tqdm
+
+from skdcgn.data.registry import _DRIVE, REGISTRY, State, WeightFile
+from skdcgn.errors import InputError
+from skdcgn.files import atomic_path, sha256
+
+TIMEOUT = (5.0, 30.0)
+"""Seconds to wait for a connection, and for the next bytes."""
+
+CHUNK = 1 << 18
+"""Bytes of one read from the network."""
+
+
+def data_dir() -> Path | None:
+    """Return SKDCGN_DATA_DIR, the user's own folder of data and weights, or None if it is not set.
+
+    Raises:
+        InputError: it names no existing folder.
+    """
+    value = os.environ.get("SKDCGN_DATA_DIR")
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise InputError(f"SKDCGN_DATA_DIR is {value}, which is no folder: correct it, or unset it to use the cache.")
+    return path
+
+
+def cache_dir() -> Path:
+    """Return the folder for downloads, which need not exist: SKDCGN_CACHE_DIR or the user's cache folder."""
+    value = os.environ.get("SKDCGN_CACHE_DIR")
+    return Path(value).expanduser() if value else Path(pooch.os_cache("skdcgn"))
+
+
+def locate(name: str, explicit: Path | None = None, download: bool = True) -> Path:
+    """Find a pretrained file, check it, and download it if need be.
+
+    Looks at `explicit`, below SKDCGN_DATA_DIR and in the cache, in this order. A corrupt file in the cache is
+    removed and downloaded again; elsewhere it is the user's, and reported.
+
+    Args:
+        name: a name in `REGISTRY`.
+        explicit: the file itself, where the user names it; nothing else is tried then.
+        download: whether a missing file may be downloaded (never with SKDCGN_OFFLINE=1).
+
+    Returns:
+        The path of the file, or of the folder where the entry has members.
+
+    Raises:
+        InputError: unknown name; corrupt file outside the cache; or missing and not to be had, and then the
+            sentence names the public address, the size, and where to put it by hand.
+    """
+    if name not in REGISTRY:
+        raise InputError(f"There is no pretrained file {name!r}: choose from {', '.join(REGISTRY)}.")
+    file = REGISTRY[name]
+    if explicit is not None:
+        if fault := _fault(file, explicit):
+            raise InputError(f"{fault}; name an intact copy of {name}, or none to have it searched and downloaded.")
+        return explicit
+
+    data = data_dir()
+    if data is not None and _complete(file, path := data / file.path):
+        if fault := _fault(file, path):
+            raise InputError(f"{fault}; delete it, or replace it with {file.address}.")
+        return path
+
+    path = cache_dir() / file.path
+    if _complete(file, path) and not _fault(file, path):
+        return path
+    failure = _download(file, path) if download else "this command does not download"
+    if failure:
+        places = f"{data / file.path} or {path}" if data else f"{path} (or into a folder named by SKDCGN_DATA_DIR)"
+        raise InputError(
+            f"{name} is not on this machine and could not be downloaded ({failure}): get it"
+            f" ({_size(file.size)}) from {file.address} and put it at {places}."
+        )
+    return path
+
+
+def status(file: WeightFile) -> tuple[State, str]:
+    """Return the state of a pretrained file on this machine, and its place, its address or its fault.
+
+    A file is "unverified" where it is there but its checksum is not known. Changes nothing, asks no network.
+    """
+    for place in filter(None, (data_dir(), cache_dir())):
+        path = place / file.path
+        if _complete(file, path):
+            if fault := _fault(file, path):
+                return "corrupt", fault
+            return ("present" if file.verifiable else "unverified"), str(path)
+    return "missing", file.address
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors or PyTorch file, on the CPU and without running any code in it.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else than named tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}: correct the path.")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise InputError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, incomplete, or no file"
+            " of tensors; get it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds something else than a dictionary of tensors: give a file with a state dict.")
+    return dict(state)
+
+
+def _complete(file: WeightFile, path: Path) -> bool:
+    """Tell whether all of an entry's files exist at `path`."""
+    return all((path / member).exists() for member in file.checksums())
+
+
+def _fault(file: WeightFile, path: Path) -> str | None:
+    """Return what is wrong with an entry's files at `path`, or None."""
+    for member, checksum in file.checksums().items():
+        if fault := _file_fault(path / member, checksum, file):
+            return f"{path / member} {fault}"
+    return None
+
+
+def _file_fault(path: Path, checksum: str | None, file: WeightFile) -> str | None:
+    """Return what is wrong with one file, as a predicate to its name, or None."""
+    if not path.is_file():
+        return "is a folder" if path.is_dir() else "does not exist"
+    if checksum is not None:
+        actual = sha256(path)
+        if not actual.startswith(checksum):
+            return f"is corrupt: its SHA-256 starts with {actual[:12]} instead of {checksum[:12]}"
+    elif path.stat().st_size < file.size / 2:
+        # Without a checksum, at least tell the file from the error page that Google Drive sends in its place.
+        return f"is corrupt: it has {_size(path.stat().st_size)} instead of about {_size(file.size)}"
+    return None
+
+
+def _download(file: WeightFile, path: Path) -> str | None:
+    """Download an entry's files to `path`, each whole or not at all; return why it failed, or None."""
+    try:
+        for member, checksum in file.checksums().items():
+            target = path / member
+            if not _file_fault(target, checksum, file):
+                continue
+            target.unlink(missing_ok=True)
+            if os.environ.get("SKDCGN_OFFLINE", "0") not in ("", "0"):
+                return "SKDCGN_OFFLINE is set"
+            url = f"{file.url}/{member}" if member else file.url
+            with atomic_path(target) as temporary:
+                _fetch(url, temporary, file)
+                if fault := _file_fault(temporary, checksum, file):
+                    raise ValueError(f"what came {fault}")
+    except (OSError, DownloadError, ValueError) as error:  # requests' errors are OSErrors
+        return _reason(error, file.url)
+    return None
+
+
+def _fetch(url: str, path: Path, file: WeightFile) -> None:
+    """Download one address to `path`, with a progress bar where a terminal shows it."""
+    with tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        if url.startswith(_DRIVE):  # only gdown gets past Drive's page that confirms large files
+            with path.open("wb") as output:
+                gdown.download(
+                    url=url,
+                    output=output,
+                    quiet=True,
+                    use_cookies=False,
+                    timeout=TIMEOUT,
+                    progress=lambda done, _: bar.update(done - bar.n),
+                )
+        else:
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT)(url, str(path), None)
+
+
+def _reason(error: Exception, url: str) -> str:
+    """Say in a few words why a download failed: requests' own messages run over many lines."""
+    host = urlsplit(url).hostname
+    match error:
+        case requests.HTTPError():
+            return f"{host} answered {error.response.status_code}"
+        case requests.Timeout():
+            return f"{host} did not answer in time"
+        case requests.exceptions.ChunkedEncodingError():
+            return f"{host} broke off the transfer"
+        case requests.ConnectionError():
+            return f"no connection to {host}"
+        case DownloadError():
+            return f"{host} refused the download"
+        case OSError() if error.strerror:
+            return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+def _size(size: int) -> str:
+    """Write a number of bytes for people: 2.66MB."""
+    return tqdm.format_sizeof(size, "B")

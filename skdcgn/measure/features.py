@@ -1,0 +1,207 @@
+"""The Inception network of the FID, and how close one source of counterfactuals is to another by its features.
+
+The network is pytorch-fid's: the TensorFlow Inception of December 2015 with that port's three patched kinds of blocks,
+strictly loaded from the file that `skdcgn.weights` calls `fid_inception`. pytorch-fid itself would download the file
+into a cache of its own.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.linalg import LinAlgWarning
+from scipy.spatial.distance import pdist
+from torch import Tensor
+
+from skdcgn.classifiers import features as classifier_features
+from skdcgn.data import registry, weights
+from skdcgn.data.labels import balanced_labels
+from skdcgn.images import fit_resolution
+from skdcgn.measure import cost
+from skdcgn.measure.inception import FIDInception
+from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.randomness import stream
+
+
+def frechet_distance(teacher_features: np.ndarray, student_features: np.ndarray) -> float:
+    """Fréchet distance of two sets of features (N, D), by pytorch-fid's formula."""
+    from pytorch_fid.fid_score import calculate_frechet_distance  # slow to import
+
+    moments = []
+    for features in (teacher_features, student_features):
+        moments += [features.mean(axis=0), np.cov(features, rowvar=False)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of SciPy, about an argument that pytorch-fid gives
+        warnings.simplefilter("ignore", LinAlgWarning)  # few samples have singular covariances: pytorch-fid sees to it
+        return float(calculate_frechet_distance(*moments))
+
+
+def inception_score(probabilities: np.ndarray, splits: int = 10) -> float:
+    """Inception score (Salimans et al., 2016): exp of the mean KL(p(y|x) || p(y)), the mean over splits of the images.
+
+    From 1 to the number of classes; high where each image is of a certain class and all classes occur. The images must
+    be in random order, or their classes in turns: a split stands for all of them.
+
+    Args:
+        probabilities: p(y|x), (N, K), of a classifier; scores of different classifiers are not to be compared.
+        splits: parts of equal size that the score is taken of.
+    """
+    scores = []
+    for part in np.array_split(probabilities.astype(np.float64), splits):
+        marginal = part.mean(axis=0, keepdims=True)
+        divergence = part * (np.log(part + 1e-12) - np.log(marginal + 1e-12))
+        scores.append(np.exp(divergence.sum(axis=1).mean()))
+    return float(np.mean(scores))
+
+
+def intra_class_variation(features: np.ndarray, labels: np.ndarray) -> float:
+    """Mean Euclidean distance of the features (N, D) of two images of one class, the mean over classes.
+
+    Against the teacher's own it tells how many variants of a class a student makes: 0 where they are all alike.
+
+    Args:
+        features: (N, D).
+        labels: (N,), at least two of each class that occurs.
+    """
+    return float(np.mean([pdist(features[labels == label]).mean() for label in np.unique(labels)]))
+
+
+_CHUNK = 32  # images at a time
+
+_DIGIT_SIDE = 32  # up to this side, images are the miniature's digits, about which Inception has nothing to say
+
+
+class Extractor(NamedTuple):
+    """What images are measured with."""
+
+    name: str
+    """inception, or digits: distances of the two are not to be compared."""
+    features: Callable[[Tensor], np.ndarray]
+    """Maps images (B, 3, H, W) in [-1, 1] to (B, D)."""
+    probabilities: Callable[[np.ndarray], np.ndarray] | None
+    """Maps features to class probabilities (B, K), for the Inception score."""
+    reason: str
+    """One line that says why it is this one."""
+
+
+def extractor(resolution: int, device: torch.device | str = "cpu", path: Path | None = None) -> Extractor | None:
+    """Return the network that Fréchet distances of images of this side are taken with, or None.
+
+    Images of 32x32 are the miniature's digits: the project's own digit classifier measures them (see
+    `metrics.digit_features`). For larger ones it is Inception, where its file is at hand: nothing is downloaded.
+
+    Args:
+        resolution: side of the images.
+        device: where to run.
+        path: pytorch-fid's file, in place of the places where it is looked for; then Inception is taken at any side.
+
+    Raises:
+        InputError: the file is damaged or of another network.
+    """
+    if path is None and resolution <= _DIGIT_SIDE:
+        reason = "features: the project's own digit classifier, since Inception has nothing to say about 32x32 digits"
+        return Extractor("digits", classifier_features.digit_features, classifier_features.digit_probabilities, reason)
+    if path is None and weights.status(registry.REGISTRY["fid_inception"])[0] == "missing":
+        return None
+    located = weights.locate("fid_inception", download=False) if path is None else path
+    network = FIDInception.load(located).to(device)
+
+    @torch.no_grad()
+    def features(images: Tensor) -> np.ndarray:
+        chunks = images.to(device).split(_CHUNK)
+        return torch.cat([network.features(chunk) for chunk in chunks]).cpu().numpy()
+
+    @torch.no_grad()
+    def probabilities(values: np.ndarray) -> np.ndarray:
+        return network.logits(torch.from_numpy(values).to(device)).softmax(dim=1).cpu().numpy()
+
+    return Extractor("inception", features, probabilities, f"features: pytorch-fid's Inception, {located}")
+
+
+def draw_outputs(source: Teacher, teacher: Teacher, per_class: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Draw every mechanism's outputs for all classes alike, and counterfactuals composed of them (Eq. 1).
+
+    Args:
+        source: a CGN, or what stands in for it.
+        teacher: the CGN, whose noise a source gets: students have learnt to answer to that.
+        per_class: images of each class.
+        seed: of the noise, which differs between mechanisms, and of the labels that counterfactuals are composed by.
+
+    Returns:
+        RGB images (N, 3, H, W) in [-1, 1] by the names of the mechanisms and `counterfactual`, last, and their labels
+        (N,), for counterfactuals that of the shape. On the CPU.
+    """
+    labels = balanced_labels(per_class, source.num_classes)
+    outputs, drawn = {}, {}
+    for mechanism in Mechanism:
+        noise = teacher.sample_noise(len(labels), stream(seed, "outputs", mechanism))
+        outputs[mechanism] = source.render(mechanism, noise, labels).cpu()
+        drawn[mechanism.value] = mechanism.to_image(outputs[mechanism], 3)
+    order = [torch.randperm(len(labels), generator=stream(seed, "outputs", "order", m)) for m in Mechanism]
+    order[0] = torch.arange(len(labels))
+    drawn["counterfactual"] = compose(*(outputs[m][index] for m, index in zip(Mechanism, order, strict=True)))
+    return drawn, labels
+
+
+def measure_source(
+    source: Teacher,
+    teacher: Teacher,
+    extract: Extractor | None,
+    per_class: int,
+    seed: int = 0,
+    real: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Measure a source of counterfactuals: fidelity, diversity, size and speed.
+
+    Args:
+        source: the teacher itself, or what stands in for it.
+        teacher: whose outputs are the reference. Another seed draws them, so that the teacher measured against itself
+            shows the distance that chance alone makes.
+        extract: measures images; without it the metrics that need it are left out.
+        per_class: images of each class.
+        seed: of the noise.
+        real: real images (M, 3, H, W) in [-1, 1], to hold the counterfactuals against.
+        device: where the source is.
+
+    Returns:
+        For each mechanism, and `counterfactual`: `frechet_<name>` (to the teacher's), `variation_<name>` (mean distance
+        of two images of one class, in feature space). For counterfactuals: `inception_score`, and `frechet_real` where
+        there are real images. For each mechanism: `parameters_<name>`, `macs_<name>` (one image), `megabytes_<name>`
+        (float32 weights), `images_per_second_<name>` (batches of 32), and `peak_megabytes_<name>` of such a batch on a
+        GPU.
+    """
+    measured: dict[str, float] = {}
+    if extract is not None:
+        reference, _ = draw_outputs(teacher, teacher, per_class, seed + 1)
+        images, labels = draw_outputs(source, teacher, per_class, seed)
+        for name, values in images.items():
+            features = extract.features(fit_resolution(values, teacher.resolution))
+            measured[f"frechet_{name}"] = frechet_distance(extract.features(reference[name]), features)
+            measured[f"variation_{name}"] = intra_class_variation(features, labels.numpy())
+        if extract.probabilities is not None:  # `features` are the counterfactuals', the last ones drawn
+            measured["inception_score"] = inception_score(extract.probabilities(features))
+        if real is not None:
+            measured["frechet_real"] = frechet_distance(extract.features(real), features)
+    for mechanism in Mechanism:
+        measured |= {f"{name}_{mechanism}": value for name, value in _cost(source, mechanism, device).items()}
+    return measured
+
+
+def _cost(source: Teacher, mechanism: Mechanism, device: torch.device | str) -> dict[str, float]:
+    noise = source.sample_noise(_CHUNK, stream(0, "cost", mechanism)).to(device)
+    labels = torch.arange(_CHUNK, device=device) % source.num_classes
+    render = partial(source.render, mechanism, noise, labels)
+    parameters = source.parameters(mechanism)
+    peak = cost.peak_megabytes(render)
+    return {
+        "parameters": parameters,
+        "macs": cost.macs(lambda: source.render(mechanism, noise[:1], labels[:1])),
+        "megabytes": 4e-6 * parameters,
+        "images_per_second": 1000 * _CHUNK / cost.latency_ms(render, repeats=3),
+        **({} if peak is None else {"peak_megabytes": peak}),
+    }

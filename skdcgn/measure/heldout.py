@@ -1,0 +1,126 @@
+"""Held-out evaluation: of a student on noise that no training ever sees, the same for every run, and of a CGN."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skdcgn.counterfactuals.students import render
+from skdcgn.data.labels import balanced_labels
+from skdcgn.images import enlargement, fit_resolution, grid
+from skdcgn.measure import features as image_features
+from skdcgn.measure import fidelity
+from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.randomness import stream
+from skdcgn.tinygan.networks import TinyGANGenerator
+from skdcgn.tinygan.records import Records
+
+Features = Callable[[Tensor], np.ndarray]
+
+_CHUNK = 250  # images rendered at a time, and
+
+_CHUNK_PIXELS = 1 << 22  # pixels at most: 64 images of 256x256
+
+
+class HeldOut:
+    """What a teacher renders from one fixed set of inputs, to hold students against."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        mechanism: Mechanism,
+        noise: Tensor,
+        labels: Tensor,
+        features: Features | None = None,
+    ) -> None:
+        """Render the teacher's side.
+
+        Args:
+            teacher: the black box.
+            mechanism: what to compare.
+            noise: z, (N, noise_dim).
+            labels: y, (N,).
+            features: maps RGB images (B, 3, H, W) in [-1, 1] to (B, D), for the Fréchet distance; None leaves it out.
+        """
+        self.mechanism, self.noise, self.labels, self._features = mechanism, noise, labels, features
+        self.teacher = _chunked(lambda z, y: teacher.render(mechanism, z, y), noise, labels, teacher.resolution)
+        self._teacher_features = None if features is None else features(mechanism.to_image(self.teacher, 3))
+
+    @classmethod
+    def unseen(
+        cls,
+        teacher: Teacher,
+        mechanism: Mechanism,
+        per_class: int,
+        features: Features | None = None,
+        device: torch.device | str = "cpu",
+        classes: Sequence[int] | None = None,
+    ) -> "HeldOut":
+        """Return the held-out set: noise from a stream that training never draws from, all classes alike.
+
+        `classes` are the labels, all of the teacher's by default.
+        """
+        own = torch.tensor(range(teacher.num_classes) if classes is None else classes)
+        labels = own[balanced_labels(per_class, len(own))].to(device)
+        noise = teacher.sample_noise(len(labels), stream(0, "held-out", mechanism)).to(device)
+        return cls(teacher, mechanism, noise, labels, features)
+
+    @classmethod
+    def seen(
+        cls, teacher: Teacher, mechanism: Mechanism, records: Records, device: torch.device | str = "cpu"
+    ) -> "HeldOut":
+        """Return the same comparison on noise of the training records, to tell memory from generalisation."""
+        return cls(teacher, mechanism, records.noise.to(device), records.labels.to(device))
+
+    def excerpt(self, count: int) -> "HeldOut":
+        """Return `count` of its inputs: the first where they have each class twice at most, else evenly spread ones."""
+        index = torch.arange(min(count, len(self.labels)))
+        if len(self.labels[:count].unique()) < len(self.labels.unique()):
+            index = torch.linspace(0, len(self.labels) - 1, count).round().long()
+        excerpt = copy.copy(self)
+        excerpt.noise, excerpt.labels, excerpt.teacher = self.noise[index], self.labels[index], self.teacher[index]
+        if self._teacher_features is not None:
+            excerpt._teacher_features = self._teacher_features[index.numpy()]
+        return excerpt
+
+    def render(self, student: TinyGANGenerator, count: int | None = None) -> Tensor:
+        """Render the student's side at the teacher's resolution: all, or the first `count`."""
+        outputs = _chunked(
+            lambda z, y: render(student, self.mechanism, z, y),
+            self.noise[:count],
+            self.labels[:count],
+            student.config.resolution,
+        )
+        return fit_resolution(outputs, self.teacher.shape[-1])
+
+    def measure(self, student: TinyGANGenerator) -> dict[str, float]:
+        """Return the student's `metrics.fidelity`, and as `frechet` its Fréchet distance where there are features."""
+        outputs = self.render(student)
+        measured = fidelity.fidelity(self.mechanism, self.teacher, outputs)
+        if self._features is not None:
+            features = self._features(self.mechanism.to_image(outputs, 3))
+            measured["frechet"] = image_features.frechet_distance(self._teacher_features, features)
+        return measured
+
+    def compare(self, student: TinyGANGenerator, samples: int = 10, columns: int = 5) -> np.ndarray:
+        """Draw rows of the teacher over rows of the student, as in the paper's figures: (height, width, 3) uint8.
+
+        In several short rows, since the UI shows a picture in a square.
+        """
+        samples = min(samples, len(self.labels))
+        columns = min(columns, samples)
+        shown = self.excerpt(samples - samples % columns)
+        outputs = shown.teacher, shown.render(student)
+        teacher, student_rows = (self.mechanism.to_image(output, 3).split(columns) for output in outputs)
+        rows = [row for pair in zip(teacher, student_rows, strict=True) for row in pair]
+        return grid(rows, enlargement(self.teacher.shape[-1]))
+
+
+def _chunked(
+    function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, resolution: int = 32
+) -> Tensor:
+    at_once = min(_CHUNK, max(1, _CHUNK_PIXELS // resolution**2))
+    pairs = zip(noise.split(at_once), labels.split(at_once), strict=True)
+    return torch.cat([function(z, y) for z, y in pairs])

@@ -1,1 +1,0 @@
-"""Networks: the teachers' architectures, the TinyGAN students, and classifiers."""

@@ -1,0 +1,246 @@
+"""The losses of SKDCGN: Eq. 2-8 of the paper and the variants of its Appendix D, as pure functions.
+
+T is the teacher's image, S the student's, D_i the i-th activation of the student's discriminator. Images are in
+[-1, 1]. `LossConfig` holds the weights, with the paper's names. A term enters the objective, and the log, through
+one dict only: `generator_terms` and `discriminator_terms` return weighted terms whose sum is the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from skdcgn.errors import InputError
+
+FeatureDistance = Literal["l1", "kl", "mse"]
+
+KLOn = Literal["pixels", "image", "activations"]
+
+KLDirection = Literal["teacher_student", "student_teacher"]
+
+_PROBABILITY_EPSILON = 1e-4
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which terms the student's objective has (Eq. 7), and their weights; a weight of 0 leaves the term out."""
+
+    feature: float = 1.0
+    """Weight of the feature-level distance, Eq. 5."""
+    feature_distance: FeatureDistance = "l1"
+    """Distance of each level: l1 (Eq. 5), kl over channels (Appendix D.1), or mse (D.3)."""
+    alphas: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+    """alpha_i of Eq. 5, first to last level; a discriminator of fewer levels takes the last ones."""
+    lambda_1: float = 0.2
+    """Weight of the pixel distance, Eq. 2."""
+    lambda_1_decay: float = 0.01
+    """What lambda_1 loses with each epoch, down to 0."""
+    lambda_2: float = 0.01
+    """Weight of the adversarial term, Eq. 3."""
+    n_critic: int = 5
+    """The adversarial term enters the generator's objective every n-th step (the discriminator steps always)."""
+    kl: float = 0.0
+    """Weight of the KL divergence, Eq. 6 (lambda_KL)."""
+    kl_on: KLOn = "pixels"
+    """What the KL compares: each pixel as a Bernoulli probability; the image as one distribution over its pixels;
+    or the last discriminator activation as a distribution over channels, as the published module does."""
+    kl_direction: KLDirection = "teacher_student"
+    """KL(teacher || student) as in Eq. 6, or with the arguments swapped as in the published module."""
+    temperature: float = 1.0
+    """Temperature of the softmaxes of the KL terms (8 in the published module)."""
+    cross_entropy: float = 0.0
+    """Weight of the binary cross entropy on the discriminator's outputs (Appendix D, Fig. 12), for both nets."""
+    real: float = 0.0
+    """Weight of real images in the adversarial terms of both nets: 0.2 in the original TinyGAN and the baseline's
+    (Sec. A.3), left out in SKDCGN (Sec. 3.1)."""
+
+    def __post_init__(self) -> None:
+        if min(self.feature, self.lambda_1, self.lambda_2, self.kl, self.cross_entropy, self.real) < 0:
+            raise InputError("loss weights must not be negative: mend the --loss.* flag that is.")
+        if max(self.feature, self.lambda_1, self.kl, self.cross_entropy) == 0:
+            raise InputError(
+                "the student would have nothing to learn from: give --loss.feature, --loss.lambda-1, --loss.kl or "
+                "--loss.cross-entropy a positive weight."
+            )
+        if self.temperature <= 0 or self.n_critic < 1:
+            raise InputError("--loss.temperature must be above 0 and --loss.n-critic at least 1.")
+
+    @property
+    def needs_discriminator(self) -> bool:
+        """Whether any term of the student's objective looks at a discriminator."""
+        on_activations = self.kl > 0 and self.kl_on == "activations"
+        return on_activations or max(self.feature, self.lambda_2, self.cross_entropy, self.real) > 0
+
+    def lambda_1_at(self, epoch: int) -> float:
+        """Return lambda_1 in an epoch (from 0) of the published linear decay."""
+        return max(0.0, self.lambda_1 - self.lambda_1_decay * epoch)
+
+
+def pixel_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """L_KD_pix, Eq. 2: mean L1 distance of two batches of images (B, C, H, W)."""
+    return F.l1_loss(student, teacher)
+
+
+def adversarial_student(student_scores: Tensor) -> Tensor:
+    """L_KD_S, Eq. 3: minus the mean score (B,) of the student's images."""
+    return -student_scores.mean()
+
+
+def adversarial_discriminator(teacher_scores: Tensor, student_scores: Tensor) -> Tensor:
+    """L_KD_D, Eq. 4: hinge loss of the discriminator on scores (B,).
+
+    The paper prints a leading minus and max(0, 1 - D) for both kinds of image, which would reward errors. This is
+    the standard hinge, as the published code has it: 1 - D for the teacher's images, 1 + D for the student's.
+    """
+    return F.relu(1 - teacher_scores).mean() + F.relu(1 + student_scores).mean()
+
+
+def feature_distance(
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    alphas: Sequence[float],
+    distance: FeatureDistance = "l1",
+    temperature: float = 1.0,
+) -> Tensor:
+    """L_KD_feat, Eq. 5: weighted sum over levels of the distance between discriminator activations.
+
+    Args:
+        teacher: D_i(T), each (B, C_i, H_i, W_i), first to last level.
+        student: D_i(S), likewise.
+        alphas: alpha_i; the last `len(teacher)` of them are used.
+        distance: "l1" (Eq. 5), "kl" (Appendix D.1: divergence of the channel distributions) or "mse" (D.3).
+        temperature: of the softmax of "kl".
+
+    Raises:
+        ValueError: there are more levels than alphas.
+    """
+    if len(alphas) < len(teacher):
+        raise ValueError(f"{len(teacher)} discriminator levels need as many alphas, got {len(alphas)}")
+    levels = zip(alphas[-len(teacher) :], teacher, student, strict=True)
+    if distance == "kl":
+        return sum(alpha * channel_kl(t, s, temperature) for alpha, t, s in levels)
+    pointwise = F.l1_loss if distance == "l1" else F.mse_loss
+    return sum(alpha * pointwise(s, t) for alpha, t, s in levels)
+
+
+def channel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(softmax_c(teacher) || softmax_c(student)) over channels of (B, C, H, W), mean over batch and positions."""
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def image_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Eq. 6 with the images themselves as P and Q: softmax over all values of an image (B, C, H, W), mean over B."""
+    log_p = F.log_softmax(teacher.flatten(1) / temperature, dim=1)
+    log_q = F.log_softmax(student.flatten(1) / temperature, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def pixel_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """Eq. 6 with each value as a Bernoulli probability (x + 1) / 2, mean over all values of (B, C, H, W)."""
+    p = ((teacher + 1) / 2).clamp(_PROBABILITY_EPSILON, 1 - _PROBABILITY_EPSILON)
+    q = ((student + 1) / 2).clamp(_PROBABILITY_EPSILON, 1 - _PROBABILITY_EPSILON)
+    return (p * (p.log() - q.log()) + (1 - p) * ((1 - p).log() - (1 - q).log())).mean()
+
+
+def kl_divergence(
+    teacher: Tensor,
+    student: Tensor,
+    teacher_activations: Sequence[Tensor],
+    student_activations: Sequence[Tensor],
+    config: LossConfig,
+) -> Tensor:
+    """The KL term of Eq. 6 in the form that `config` names; activations are read for "activations" only."""
+    if config.kl_on == "activations":
+        p, q = teacher_activations[-1], student_activations[-1]
+    else:
+        p, q = teacher, student
+    if config.kl_direction == "student_teacher":
+        p, q = q, p
+    if config.kl_on == "pixels":
+        return pixel_kl(p, q)
+    return image_kl(p, q, config.temperature) if config.kl_on == "image" else channel_kl(p, q, config.temperature)
+
+
+def generator_terms(
+    teacher: Tensor,
+    student: Tensor,
+    teacher_activations: Sequence[Tensor],
+    student_activations: Sequence[Tensor],
+    student_scores: Tensor | None,
+    config: LossConfig,
+    epoch: int,
+    adversarial: bool,
+    scores_beside_real: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """L_S, Eq. 7, as weighted terms: the student minimises their sum.
+
+    Args:
+        teacher: T(z, y), (B, C, H, W).
+        student: S(z, y), likewise.
+        teacher_activations: D_i(T); empty without a discriminator.
+        student_activations: D_i(S); empty without a discriminator.
+        student_scores: D(S), (B,), or None without a discriminator.
+        config: the weights.
+        epoch: from 0, for the decay of lambda_1.
+        adversarial: whether this step is one with the adversarial terms (see `LossConfig.n_critic`).
+        scores_beside_real: D(S), (B,), of the images that the student draws for the labels of real ones; needed
+            where `config.real` has a weight and the step is adversarial.
+    """
+    terms = {}
+    if config.feature:
+        distance = feature_distance(
+            teacher_activations,
+            student_activations,
+            config.alphas,
+            config.feature_distance,
+            config.temperature,
+        )
+        terms["feature"] = config.feature * distance
+    if config.lambda_1:
+        terms["pixel"] = config.lambda_1_at(epoch) * pixel_distance(teacher, student)
+    if config.lambda_2 and adversarial:
+        terms["adversarial"] = config.lambda_2 * adversarial_student(student_scores)
+    if config.lambda_2 and config.real and adversarial:
+        terms["adversarial_real"] = config.real * config.lambda_2 * adversarial_student(scores_beside_real)
+    if config.kl:
+        divergence = kl_divergence(teacher, student, teacher_activations, student_activations, config)
+        terms["kl"] = config.kl * divergence
+    if config.cross_entropy:
+        target = torch.ones_like(student_scores)
+        terms["cross_entropy"] = config.cross_entropy * F.binary_cross_entropy_with_logits(student_scores, target)
+    return terms
+
+
+def discriminator_terms(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    config: LossConfig,
+    real_scores: Tensor | None = None,
+    scores_beside_real: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """L_D, Eq. 8, as weighted terms: the discriminator minimises their sum.
+
+    The cross entropy run of Appendix D adds a term on the student's images with target 0, the original TinyGAN one
+    on real images.
+
+    Args:
+        teacher_scores: D(T), (B,).
+        student_scores: D(S), (B,).
+        config: the weights.
+        real_scores: D of real images, (B,), needed where `config.real` has a weight.
+        scores_beside_real: D(S), (B,), of the images that the student draws for the labels of the real ones; likewise.
+    """
+    terms = {"discriminator": adversarial_discriminator(teacher_scores, student_scores)}
+    if config.cross_entropy:
+        target = torch.zeros_like(student_scores)
+        terms["discriminator_cross_entropy"] = config.cross_entropy * F.binary_cross_entropy_with_logits(
+            student_scores, target
+        )
+    if config.real:
+        terms["discriminator_real"] = config.real * adversarial_discriminator(real_scores, scores_beside_real)
+    return terms
