@@ -1,4 +1,4 @@
-"""What keeps runs reproducible and alive: seeding, device and precision, atomic files, checkpoints, signals."""
+"""Files that are written whole or not at all, checkpoints and checksums."""
 
 import contextlib
 import hashlib
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 
 @contextlib.contextmanager
@@ -40,3 +41,8 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def format_size(size: float) -> str:
+    """Write a number of bytes for people: 2.66MB."""
+    return tqdm.format_sizeof(size, "B")
