@@ -3,8 +3,8 @@
 Double-colored, colored and wildlife MNIST (Sauer and Geiger, 2021; here Sec. 4.1) give the stroke and the
 background of each digit one of ten appearances: the label's own in a *biased* set, where they give the label
 away, and random ones in an unbiased set, where only the shape tells. Training sets are biased, test sets are
-not. The fourth set, "digits", is double-colored too, but of the small digits that scikit-learn brings along: it
-needs no download. A further set is registered in `DATASETS`.
+not. The fourth set, "digits", is double-colored too, but of the small digits that come with scikit-learn: it needs
+no download. A further set is registered in `DATASETS`.
 """
 
 import contextlib
@@ -230,7 +230,7 @@ def textures(kind: Kind, root: Path | None) -> Tensor:
     """Read Wildlife MNIST's ten textures, that of digit i at i, padded by reflection: (10, 3, 156, 156) uint8.
 
     Raises:
-        InputError: the textures are not to be had (`weights.locate`).
+        InputError: the textures are not available (see `skdcgn.data.weights.locate`).
     """
     folder = locate("wildlife_textures", root and root / "textures")
     tiles = []
