@@ -2,11 +2,14 @@
 
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image, ImageColor
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -137,6 +140,20 @@ def test_limit_keeps_the_first_images() -> None:
     assert torch.equal(
         make_dataset("digits", "test", seed=0, limit=7).labels, make_dataset("digits", "test", seed=0).labels[:7]
     )
+
+
+def test_a_data_set_is_registered_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_args(mnist.Dataset) == tuple(mnist.DATASETS)
+    assert get_args(mnist.Variant) == ("double_colored", "colored", "wildlife")
+    assert tyro.cli(mnist.Dataset, args=["wildlife"]) == "wildlife"
+
+    def inverted(kind: mnist.Kind, *_: object) -> Tensor:
+        return torch.full((3, 1, 1), 255 if kind == "background" else 0, dtype=torch.uint8)
+
+    monkeypatch.setitem(mnist.DATASETS, "inverted", replace(mnist.DATASETS["digits"], paint=inverted))
+    data = make_dataset("inverted", "test", seed=0, limit=5)
+    assert data.pixels.shape == (5, 3, 32, 32)
+    assert torch.equal(data.pixels == 0, data.strokes.expand(-1, 3, -1, -1))
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_corrupt_file_in_the_cache_is_replaced(places: Places, server: Server, t
     server.answers.clear()
     with pytest.raises(InputError, match="answered 404"):
         weights.locate("toy")
-    assert places.files() == [], "a corrupt file is gone even where no new one is to be had"
+    assert places.files() == [], "a corrupt file is gone even where no new one is available"
 
 
 def test_corrupt_file_of_the_user_is_reported_and_kept(

@@ -23,7 +23,7 @@ from skdcgn.files import format_size
 
 
 def _listing(states: Mapping[str, tuple[State, str]]) -> Iterator[str]:
-    """Yield the lines of the table of files, then what is to be known of those that are not there."""
+    """Yield the lines of the table of files, then what is known of those that are not there."""
     width = max(map(len, ["file", *states]))
     yield f"{'file':{width}}  {'state':10}  {'size':>6}  place, or address where missing"
     for name, (state, detail) in states.items():

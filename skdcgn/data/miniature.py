@@ -14,8 +14,6 @@ are not at hand, a teacher's own mechanisms take their place. Both compose an im
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import chain
@@ -30,6 +28,7 @@ from skdcgn.data import mnist
 from skdcgn.data.imagenet import DESCRIPTION, IN9_MAP, IN9_VARIATIONS
 from skdcgn.data.labels import balanced_labels
 from skdcgn.errors import InputError
+from skdcgn.files import atomic_folder
 from skdcgn.images import to_uint8
 from skdcgn.mechanisms import Mechanism, Teacher, compose
 from skdcgn.randomness import stream
@@ -252,8 +251,7 @@ def _write(
     target = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if target.exists():
         return target
-    temporary = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
+    with atomic_folder(target) as temporary:
         for path, content in chain(files(), [(DESCRIPTION, text)]):
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,11 +259,4 @@ def _write(
                 file.write_text(content, encoding="utf-8")
             else:
                 Image.fromarray(content.permute(1, 2, 0).contiguous().numpy()).save(file)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.exists():  # else another process was faster: its set is the same
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -7,9 +7,7 @@ not. The fourth set, "digits", is double-colored too, but of the small digits th
 no download. A further set is registered in `DATASETS`.
 """
 
-import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,6 +21,7 @@ from torch.nn import functional as F
 from skdcgn.data.registry import REGISTRY
 from skdcgn.data.weights import cache_dir, check_online, data_dir, locate
 from skdcgn.errors import InputError
+from skdcgn.files import atomic_folder
 from skdcgn.images import to_float
 from skdcgn.randomness import stream
 
@@ -157,19 +156,16 @@ def _download_mnist(folder: Path) -> Path:
     """Download MNIST to `folder`, whole or not at all; torchvision checks the MD5 of each file."""
     from torchvision.datasets import MNIST
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mnist.", dir=folder) as temporary:
-        try:
+    try:
+        with atomic_folder(folder / "MNIST") as temporary:
             check_online()
-            MNIST(temporary, download=True)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0].rstrip(":")
-            raise InputError(
-                f"MNIST cannot be downloaded ({reason}): get the four files of {MNIST.mirrors[0]} elsewhere and "
-                f"unpack them into {folder / 'MNIST' / 'raw'}, or take the offline digits (--dataset digits)."
-            ) from None
-        with contextlib.suppress(OSError):  # another process was faster: its files are as good
-            (Path(temporary) / "MNIST").rename(folder / "MNIST")
+            MNIST(temporary.parent, download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise InputError(
+            f"MNIST cannot be downloaded ({reason}): get the four files of {MNIST.mirrors[0]} elsewhere and "
+            f"unpack them into {folder / 'MNIST' / 'raw'}, or take the offline digits (--dataset digits)."
+        ) from None
     return folder
 
 
@@ -265,8 +261,8 @@ class DigitSet:
     Attributes:
         read: reads a split's digits (N, H, W) uint8 and labels (N,) int64, from a folder or where they are looked for.
         threshold: gray level, of 1, above which a pixel belongs to the stroke.
-        paint: draws background or strokes, (N or 1, 3 or 1, 32 or 1, 32 or 1) uint8, from the appearance chosen for
-            each image (N,), a generator, the folder of the data, and the length of a walk (see `WALK_LENGTH`).
+        paint: draws backgrounds or strokes, uint8 that broadcasts to (N, 3, 32, 32), from the appearance chosen for each
+            image (N,), a generator, the folder of the data, and the length of a walk (see `WALK_LENGTH`).
     """
 
     read: Callable[[Split, Path | None], tuple[Tensor, Tensor]]
@@ -274,7 +270,7 @@ class DigitSet:
     paint: Callable[[Kind, Tensor, torch.Generator, Path | None, int], Tensor]
 
 
-DATASETS = {
+DATASETS: dict[str, DigitSet] = {
     "double_colored": DigitSet(mnist_digits, 0.1, _double_colored),
     "colored": DigitSet(mnist_digits, 0.1, _colored),
     "wildlife": DigitSet(mnist_digits, 0.1, _wildlife),
