@@ -261,8 +261,8 @@ class DigitSet:
     Attributes:
         read: reads a split's digits (N, H, W) uint8 and labels (N,) int64, from a folder or where they are looked for.
         threshold: gray level, of 1, above which a pixel belongs to the stroke.
-        paint: draws backgrounds or strokes, uint8 that broadcasts to (N, 3, 32, 32), from the appearance chosen for each
-            image (N,), a generator, the folder of the data, and the length of a walk (see `WALK_LENGTH`).
+        paint: draws backgrounds or strokes, uint8 that broadcasts to (N, 3, 32, 32), from the appearance chosen for
+            each image (N,), a generator, the folder of the data, and the length of a walk (see `WALK_LENGTH`).
     """
 
     read: Callable[[Split, Path | None], tuple[Tensor, Tensor]]
