@@ -25,7 +25,7 @@ from tqdm import tqdm
 from skdcgn import cli, distributed, randomness, runtime
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, miniature_teacher
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
 from skdcgn.images import enlargement, fit_resolution, grid

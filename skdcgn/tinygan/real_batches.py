@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from skdcgn.data.imagenet import centre_crop, image_folder, read_image
+from skdcgn.data.imagenet import center_crop, image_folder, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Source
@@ -51,7 +51,7 @@ class RealBatches:
         return Records(noise, self._images.labels[index].to(device), to_float(pixels.to(device)))
 
     def _read(self, index: int) -> Tensor:
-        return centre_crop(read_image(self._images.paths[index]), self._teacher.resolution)
+        return center_crop(read_image(self._images.paths[index]), self._teacher.resolution)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state()}
