@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
@@ -16,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from skdcgn.errors import InputError, Interrupted
 
 Config = TypeVar("Config")
+Profile = Literal["smoke", "quick", "full", "paper"]
+"""smoke: tests. quick: a first look on a laptop. full: our best answer. paper: the published setting."""
 
 
 def parse(defaults: Mapping[str, Config], description: str | None = None, args: Sequence[str] | None = None) -> Config:

@@ -33,7 +33,7 @@ from skdcgn.images import to_uint8
 from skdcgn.measure.fidelity import mask_iou, nearest_stroke_iou
 from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene
 from skdcgn.randomness import stream
-from skdcgn.runs.interruption import Interruption
+from skdcgn.runs.loop import Interruption
 from skdcgn.runtime import Runtime
 
 When = Literal["sampling", "training", "both"]
