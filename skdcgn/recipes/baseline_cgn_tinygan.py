@@ -36,8 +36,7 @@ from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.tinygan.real_batches import RealBatches
-from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.records import FreshBatches, RealBatches
 
 SHOWN = 20
 """Images kept for each figure."""

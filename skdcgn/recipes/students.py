@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from skdcgn.counterfactuals.students import render
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.distributed import own_device
 from skdcgn.images import to_uint8
 from skdcgn.measure import cost
