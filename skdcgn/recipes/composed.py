@@ -31,7 +31,7 @@ class ComposedConfig:
     seed: int
     """That of the students."""
     classes: str = "all"
-    """The labels that they learned, see `data.classes.select_classes`."""
+    """The labels that they learned, see `data.labels.select_classes`."""
     runtime: Runtime = field(default_factory=Runtime)
 
 

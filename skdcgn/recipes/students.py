@@ -64,7 +64,7 @@ class StudentConfig:
     frechet: bool = True
     """Measure the Fréchet distance too."""
     classes: str = "all"
-    """The labels to learn, see `data.classes.select_classes`."""
+    """The labels to learn, see `data.labels.select_classes`."""
     class_embedding: Path | None = None
     """A .npy file with the class embedding to start from, such as BigGAN's."""
     teacher_sets: Path | None = None
