@@ -271,7 +271,7 @@ def test_counterfactuals_share_noise_and_permute_labels(reference: Unconstrained
 
 @pytest.mark.parametrize(("count", "classes", "expected"), [(5, 3, [0, 1, 2, 0, 1]), (3, 1000, [0, 500, 999])])
 def test_labels_are_spread(count: int, classes: int, expected: list[int]) -> None:
-    assert data_labels.spread_labels(count, classes).tolist() == expected
+    assert data_labels.evenly_spread_labels(count, classes).tolist() == expected
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------

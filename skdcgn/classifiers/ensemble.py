@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from skdcgn.classifiers.networks import Backbone, InvariantEnsemble
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, CounterfactualSet, write
-from skdcgn.data.imagenet import ImageSet, centre_crop, random_crop, read_image
+from skdcgn.data.imagenet import ImageSet, center_crop, random_crop, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source
@@ -144,7 +144,7 @@ class Batches(Dataset[Batch]):
 
     def _view(self, image: Tensor, generator: torch.Generator) -> Tensor:
         side = self._config.resolution
-        return random_crop(image, side, generator) if self._config.random_crops else centre_crop(image, side)
+        return random_crop(image, side, generator) if self._config.random_crops else center_crop(image, side)
 
 
 def ensemble_losses(model: InvariantEnsemble, batch: Batch) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from skdcgn import runtime
 from skdcgn.cgn.teachers import imagenet_teacher, miniature_teacher, mnist_teacher
 from skdcgn.data import shards
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.runtime import Precision, Runtime

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.data.labels import balanced_labels
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.mechanisms import Mechanism, Source, compose
@@ -31,7 +31,7 @@ class ComposedConfig:
     seed: int
     """That of the students."""
     classes: str = "all"
-    """The labels that they learned, see `data.classes.select_classes`."""
+    """The labels that they learned, see `data.labels.select_classes`."""
     runtime: Runtime = field(default_factory=Runtime)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from skdcgn.counterfactuals.students import render
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.distributed import own_device
 from skdcgn.images import to_uint8
 from skdcgn.measure import cost
@@ -64,7 +64,7 @@ class StudentConfig:
     frechet: bool = True
     """Measure the Fréchet distance too."""
     classes: str = "all"
-    """The labels to learn, see `data.classes.select_classes`."""
+    """The labels to learn, see `data.labels.select_classes`."""
     class_embedding: Path | None = None
     """A .npy file with the class embedding to start from, such as BigGAN's."""
     teacher_sets: Path | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skdcgn import distributed
-from skdcgn.data.imagenet import centre_crop, image_folder, read_image
+from skdcgn.data.imagenet import center_crop, image_folder, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source, shuffle_patches
@@ -170,4 +170,4 @@ class RealBatches(_DrawnBatches):
         return Records(noise, self._images.labels[index.cpu()].to(index.device), to_float(pixels))
 
     def _read(self, index: int) -> Tensor:
-        return centre_crop(read_image(self._images.paths[index]), self._teacher.resolution)
+        return center_crop(read_image(self._images.paths[index]), self._teacher.resolution)
