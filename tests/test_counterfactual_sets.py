@@ -36,7 +36,7 @@ from skdcgn.mechanisms import Mechanism
 
 
 class Painter:
-    """A source that anyone can check: a mask out of noise, a texture of the label's grey, a black background."""
+    """A source that anyone can check: a mask out of noise, a texture of the label's gray, a black background."""
 
     name, sha256, stand_in = "painter", "1" * 64, True
     resolution, num_classes, noise_dim = 8, 10, 64
@@ -51,8 +51,8 @@ class Painter:
         self.rendered[mechanism] += len(labels)
         if mechanism is Mechanism.SHAPE:
             return noise.view(-1, 1, 8, 8)
-        grey = labels / 10 if mechanism is Mechanism.TEXTURE else torch.full(labels.shape, -1.0)
-        return grey[:, None, None, None].expand(-1, 3, 8, 8)
+        gray = labels / 10 if mechanism is Mechanism.TEXTURE else torch.full(labels.shape, -1.0)
+        return gray[:, None, None, None].expand(-1, 3, 8, 8)
 
     def parameters(self, mechanism: Mechanism) -> int:
         return 0
@@ -83,8 +83,8 @@ def test_images_of_one_mask_differ_in_texture_alone() -> None:
     source = Painter()
     data = draw(source, CounterfactualConfig(n=24, per_mask=4))
     assert source.rendered == {Mechanism.SHAPE: 6, Mechanism.TEXTURE: 24, Mechanism.BACKGROUND: 24}
-    grey = (data.pixels[:, 0].float() / 127.5 - 1 + 1) / (data.texture[:, None, None] / 10 + 1)  # m, from Eq. 1
-    masks = grey.view(6, 4, 8, 8)
+    gray = (data.pixels[:, 0].float() / 127.5 - 1 + 1) / (data.texture[:, None, None] / 10 + 1)  # m, from Eq. 1
+    masks = gray.view(6, 4, 8, 8)
     torch.testing.assert_close(masks, masks[:, :1].expand_as(masks), atol=0.01, rtol=0)
     assert all((a - b).abs().max() > 0.1 for a, b in itertools.pairwise(masks[:, 0]))
     assert (data.shape.view(6, 4) == data.shape[::4, None]).all()

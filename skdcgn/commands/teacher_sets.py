@@ -5,8 +5,8 @@
     python -m skdcgn teacher-sets --out DIR --teacher miniature --per-class 10   a small one, to look at
     python -m skdcgn teacher-sets --out DIR --verify                             checks what is in DIR
 
-Start it as often as there are devices, on any machines that share DIR: each process takes classes that no other is at.
-One that is killed leaves nothing half-written, and the same command resumes. Then train on the set with
+Start one process for each device, on any machines that share DIR: each takes classes that no other is drawing. A killed
+one leaves nothing half-written, and the same command resumes it. Then train on the set with
 `experiments/imagenet_kd.py --teacher-sets DIR`.
 """
 

@@ -172,11 +172,10 @@ class CounterfactualSet:
 def write(
     folder: Path, source: Source, config: CounterfactualConfig, png: bool = False, resolution: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Write what is missing of a counterfactual data set to a folder, yielding (images there, images in all).
+    """Write the missing part of a counterfactual data set to a folder, yielding (finished images, all images).
 
-    The set lies there in shards of about a thousand images (see `data.shards`), each with the fields of
-    `CounterfactualData`. `index.csv`, written last, has a row for each image; `index.parquet` is the same where pandas
-    can write it.
+    Shards hold about a thousand images each, as the fields of `CounterfactualData` (see `data.shards`). `index.csv`,
+    written last, has a row for each image; `index.parquet` is the same if pandas can write it.
 
     Args:
         folder: a new or empty one, or one that holds a part of this very set.
@@ -186,7 +185,7 @@ def write(
         resolution: side of the images; by default the source's.
 
     Raises:
-        InputError: the folder holds something else, or there is not enough room on its disk.
+        InputError: the folder holds something else, or its disk is too small.
     """
     resolution = resolution or source.resolution
     description = {
