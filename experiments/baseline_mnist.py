@@ -93,7 +93,7 @@ def train_baseline(run: run_module.Run, config: Config, device: torch.device) ->
     trainer = CGNTrainer(config.training, data, cgn, device)
     trained = train_and_measure(run, trainer, config, device)
     for mechanism in Mechanism:
-        run.log_student(trainer.ema.network(mechanism), f"student_{mechanism}")
+        run.log_student(trainer.result.network(mechanism), f"student_{mechanism}")
     run.log_tensors("samples", sample_tensors(trained))
 
 

@@ -181,7 +181,7 @@ def train_cgn(
             train(trainer, run, config.runtime, lambda step: None, (), name)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "cgn.safetensors"
-                save_cgn(path, trainer.ema, {"dataset": config.dataset, "run": run.run_id})
+                save_cgn(path, trainer.result, {"dataset": config.dataset, "run": run.run_id})
                 run.log_file(path)
     with store.artifact(run.run_id, "cgn.safetensors") as path:
         return mnist_teacher(config.dataset, path, device, name, stand_in=teacher.stand_in)

@@ -85,7 +85,7 @@ def main(config: Config) -> str:
         trained = train_and_measure(run, trainer, config, device)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cgn.safetensors"
-            save_cgn(path, trainer.ema, {"dataset": config.dataset, "run": run.run_id})
+            save_cgn(path, trainer.result, {"dataset": config.dataset, "run": run.run_id})
             run.log_file(path)
         sheets = {"ours": sample_tensors(trained)}
         authors = authors_teacher(config.dataset, device)
@@ -115,7 +115,7 @@ def train_and_measure(
     run: run_module.Run, trainer: CGNTrainer, recipe: CGNRecipe, device: torch.device
 ) -> MNISTTeacher:
     """Train a CGN to the end as a run, with sample sheets on the way; measure what it came to, and return it."""
-    trained = MNISTTeacher(trainer.ema, "in training", "", device=device)
+    trained = MNISTTeacher(trainer.result, "in training", "", device=device)
     run.set_tags({"perceptual": trainer.perceptual})
     train(
         trainer,
@@ -125,7 +125,7 @@ def train_and_measure(
         evaluation_steps(trainer.steps, recipe.evaluations),
         f"CGN on {recipe.dataset} (seed {recipe.training.seed})",
     )
-    sizes = {"parameters": parameters(trainer.ema), "discriminator_parameters": parameters(trainer.discriminator)}
+    sizes = {"parameters": parameters(trainer.result), "discriminator_parameters": parameters(trainer.discriminator)}
     run.log_metrics("final", {**_measure(trained, recipe, device), **sizes}, trainer.step)
     return trained
 

@@ -1,6 +1,5 @@
 """SKDCGN itself: three TinyGAN students that together stand in for a CGN (paper Sec. 3.1, inference)."""
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 from skdcgn.tinygan.networks import TinyGANGenerator
+from skdcgn.training import state_digest
 
 
 class SKDCGN:
@@ -46,7 +46,8 @@ class SKDCGN:
         self.resolution = configs[0].resolution
         self.noise_dim = configs[0].noise_dim
         self.num_classes = configs[0].num_classes
-        self.sha256 = _digest(self._students)
+        states = {mechanism: self._students[mechanism].state_dict() for mechanism in Mechanism}
+        self.sha256 = state_digest(*({f"{m}.{key}": value for key, value in states[m].items()} for m in Mechanism))
 
     def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw z ~ N(0, I), (n, noise_dim), on the generator's device."""
@@ -70,12 +71,3 @@ def render(student: TinyGANGenerator, mechanism: Mechanism, noise: Tensor, label
     output = mechanism.from_image(student(noise.to(device), labels.to(device)).float())
     student.train(training)
     return output
-
-
-def _digest(students: Mapping[Mechanism, TinyGANGenerator]) -> str:
-    digest = hashlib.sha256()
-    for mechanism in Mechanism:
-        for key, value in sorted(students[mechanism].state_dict().items()):
-            digest.update(f"{mechanism}.{key}".encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -4,20 +4,19 @@ In the original training images colour or texture gives the label away. A classi
 well on test images with random appearances; one that learnt the colour guesses.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from skdcgn.classifiers.features import load_feature_network
-from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, fit, new_classifier
+from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
 from skdcgn.data.labels import balanced_labels
-from skdcgn.data.mnist import NUM_CLASSES, RESOLUTION, Dataset, TensorSet, make_dataset
+from skdcgn.data.mnist import RESOLUTION, Dataset, TensorSet, make_dataset
 from skdcgn.images import grid, to_float
 from skdcgn.mechanisms import Teacher
 from skdcgn.randomness import stream
@@ -84,40 +83,6 @@ def unbiased_sets(dataset: Dataset, seed: int) -> dict[str, TensorSet]:
         drifted = {f"{split}_{DRIFT}": make_dataset(dataset, split, seed, published_code=True) for split in sets}
         sets |= drifted
     return sets
-
-
-class ClassifierTrainer:
-    """Trains the invariant classifier epoch by epoch; a `training.Trainer`.
-
-    It takes minutes at most, so that a checkpoint holds nothing: a resumed training starts anew, and ends the same.
-    """
-
-    def __init__(
-        self,
-        pixels: Tensor,
-        labels: Tensor,
-        config: ClassifierConfig,
-        seed: int,
-        device: torch.device | str = "cpu",
-        num_classes: int = NUM_CLASSES,
-    ) -> None:
-        """Start a training; see `classification.fit`."""
-        self.step, self.steps = 0, config.epochs
-        self.model = new_classifier(num_classes, seed).to(device)
-        self._epochs = fit(self.model, pixels, labels, config, seed)
-
-    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the end, yielding (epochs done, losses) after each."""
-        for epoch, losses in self._epochs:
-            self.step = epoch
-            yield epoch, losses
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: see the class."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stay at the beginning."""
 
 
 def train_classifier(

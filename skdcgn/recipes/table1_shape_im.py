@@ -23,7 +23,7 @@ from torch import Tensor
 from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.classifiers.invariant import ClassifierConfig, Evaluation, evaluate, fit, new_classifier
+from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, Evaluation, evaluate
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.labels import balanced_labels
@@ -290,12 +290,12 @@ def _classify(
     num_classes: int = NUM_CLASSES,
 ) -> tuple[dict[str, float], list[Evaluation]]:
     """Train a classifier; return its accuracy in training, and how it does on some test sets."""
-    model = new_classifier(num_classes, seed).to(device)
+    trainer = ClassifierTrainer(pixels, labels, config, seed, device, num_classes)
     accuracy = []
-    for _, epoch in fit(model, pixels, labels, config, seed):
+    for _, epoch in trainer.fit():
         accuracy.append(epoch["accuracy"])
         interruption.check()
-    evaluations = [evaluate(model, test.pixels, test.labels, config.precision) for test in tests]
+    evaluations = [evaluate(trainer.model, test.pixels, test.labels, config.precision) for test in tests]
     return {"train_accuracy": accuracy[-1]}, evaluations
 
 
@@ -401,8 +401,9 @@ def estimate_seconds(configs: Sequence[CaseConfig], data: TensorSet, source: Tea
 
     classifier = configs[0].classifier
     index = torch.arange(4 * classifier.batch_size) % len(data)
-    model = new_classifier(NUM_CLASSES, 0).to(device)
-    epochs = fit(model, data.pixels[index], data.labels[index], replace(classifier, epochs=4), 0)
+    epochs = ClassifierTrainer(
+        data.pixels[index], data.labels[index], replace(classifier, epochs=4), 0, device, NUM_CLASSES
+    ).fit()
     image = _fastest(lambda: next(epochs)) / len(index)
     for config in configs:
         two_way = min(config.two_way_images, config.images, len(data))
