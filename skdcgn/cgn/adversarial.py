@@ -201,7 +201,9 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
             if not terms:
                 raise InputError("CGN training needs a loss: all weights are 0.")
             descend(self._optimizer, terms)
-            critic_terms = discriminator_terms(self._score(real, real_labels), self._score(generated.detach(), labels))
+            with autocast(self.device, self.config.precision):  # around both, so that they share one cast of the weights
+                scores = self._score(real, real_labels), self._score(generated.detach(), labels)
+            critic_terms = discriminator_terms(*scores)
             descend(self._discriminator_optimizer, critic_terms)
         return terms | critic_terms
 
