@@ -5,7 +5,6 @@ images. Everything random in step n is drawn from streams named after n, so that
 exactly as the unbroken one would have, without any generator's state to keep.
 """
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -201,7 +200,9 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
             if not terms:
                 raise InputError("CGN training needs a loss: all weights are 0.")
             descend(self._optimizer, terms)
-            with autocast(self.device, self.config.precision):  # around both, so that they share one cast of the weights
+            with autocast(
+                self.device, self.config.precision
+            ):  # around both, so that they share one cast of the weights
                 scores = self._score(real, real_labels), self._score(generated.detach(), labels)
             critic_terms = discriminator_terms(*scores)
             descend(self._discriminator_optimizer, critic_terms)
@@ -230,9 +231,9 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         config = self.config
         terms = {}
         if config.adversarial:
-            with self._frozen_discriminator():
-                scores = self._score(generated, labels)
-            terms["adversarial"] = config.adversarial * (scores - 1).square().mean()
+            self.discriminator.requires_grad_(False)  # spares the gradients of its weights
+            terms["adversarial"] = config.adversarial * (self._score(generated, labels) - 1).square().mean()
+            self.discriminator.requires_grad_(True)
         if config.binary:
             terms["binary"] = config.binary * math.log(2) * binary_entropy(mask)
         if config.frame:
@@ -262,15 +263,6 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
     def _stream(self, name: str) -> torch.Generator:
         """The random stream of one purpose in the present step."""
         return stream(self.config.seed, "cgn training", name, self.step, device=self.device)
-
-    @contextlib.contextmanager
-    def _frozen_discriminator(self) -> Iterator[None]:
-        """Spare the gradients of the discriminator's weights while the generator learns."""
-        self.discriminator.requires_grad_(False)
-        try:
-            yield
-        finally:
-            self.discriminator.requires_grad_(True)
 
 
 class TextureBank(nn.Module):

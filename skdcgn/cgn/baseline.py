@@ -30,7 +30,7 @@ from skdcgn.cgn.imagenet import (
     truncated_noise,
 )
 from skdcgn.cgn.mnist import MechanismNetworks
-from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, images_at_once, miniature_teacher
+from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, in_chunks, miniature_teacher
 from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
@@ -173,10 +173,9 @@ class UnconstrainedTeacher:
         """
         if mechanism not in self.mechanisms:
             raise ValueError(f"the unconstrained generator draws pictures, no {mechanism}")
-        at_once = images_at_once(self.resolution)
-        batches = zip(noise.to(self.device).split(at_once), labels.to(self.device).split(at_once), strict=True)
         one_hot = torch.eye(self.num_classes, device=self.device)
-        return torch.cat([self._biggan(u, one_hot[y], self.truncation) for u, y in batches])
+        noise, labels = noise.to(self.device), labels.to(self.device)
+        return in_chunks(lambda u, y: self._biggan(u, one_hot[y], self.truncation), noise, labels, self.resolution)
 
     def parameters(self, mechanism: Mechanism) -> int:
         """Count the generator's parameters."""

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import torch
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
@@ -22,6 +22,7 @@ from skdcgn.cgn.u2net import FULL_WIDTHS, SMALL_WIDTHS, U2Net, Widths
 from skdcgn.data.weights import load_state_dict
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.tinygan.networks import TinyGANConfig
 
 GeneratorName = Literal["biggan_GT", "f_shape", "f_text", "f_bg"]
 
@@ -96,21 +97,13 @@ MINIATURE = Architecture(
 """The same classes at 32x32 with ten labels: 2 x 0.87M + 2 x 0.51M + 0.05M parameters."""
 
 
-class Sizes(Protocol):
-    """What a CGN asks of its architecture."""
-
-    noise_dim: int
-    num_classes: int
-    resolution: int
-
-
 class FourGenerators(nn.Module):
     """A CGN as ImageNet's is: the generators of `GENERATORS`, and a U²-Net that turns pictures into masks.
 
     `ImageNetCGN` is the authors' own, of BigGANs; the paper's baseline is of TinyGANs.
     """
 
-    architecture: Sizes
+    architecture: Architecture | TinyGANConfig
 
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
         """Run one of the four generators: (B, 3, H, W) in [-1, 1]; `f_shape` gives the paper's pre-mask."""
@@ -166,7 +159,7 @@ class ImageNetCGN(FourGenerators):
     Args:
         architecture: its sizes.
         generator: source of the starting weights. Without one the networks stay on PyTorch's "meta" device,
-            where they take no memory, for `load` and `from_pretrained` to fill.
+            where they take no memory, for `load` to fill.
         parts: which of `PARTS` to hold.
     """
 
@@ -226,30 +219,6 @@ class ImageNetCGN(FourGenerators):
         cgn = cls(architecture, parts=parts)
         _fill(cgn, state, source)
         return cgn.eval()
-
-    @classmethod
-    def from_pretrained(cls, biggan: Path, u2net: Path, architecture: Architecture = CGN_256) -> Self:
-        """Build the CGN that training starts from: four times BigGAN, and a trained U²-Net.
-
-        Args:
-            biggan: weights of BigGAN-deep-256, alone or as `biggan_GT` of a CGN.
-            u2net: weights of U²-Net, alone (`u2net.pth`) or as `u2net` of a CGN.
-            architecture: sizes of the stored networks.
-
-        Returns:
-            The network in training mode.
-
-        Raises:
-            InputError: as in `load`.
-        """
-        cgn = cls(architecture)
-        weights = cls.load(biggan, architecture, ("biggan_GT",)).biggan_GT.state_dict()
-        for part in GENERATORS:
-            # Each its own copy: three of them go on learning, apart from one another.
-            copies = {key: tensor.clone() for key, tensor in weights.items()}
-            _fill(cgn.get_submodule(part), copies, biggan)
-        _fill(cgn.u2net, cls.load(u2net, architecture, ("u2net",)).u2net.state_dict(), u2net)
-        return cgn
 
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
         """Run one of the four generators, a BigGAN; see `FourGenerators.generate`."""
