@@ -145,7 +145,7 @@ def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None
     intervention = config.training.intervention
     train(trainer, run, config.runtime, lambda step: None, (), f"CGN ({config.init}), {intervention}")
     metadata = {"dataset": config.teacher.dataset, "run": run.run_id}
-    run.log_file(CGN_FILE, lambda path: save_cgn(path, trainer.ema, metadata))
+    run.log_file(CGN_FILE, lambda path: save_cgn(path, trainer.result, metadata))
 
 
 @dataclass(frozen=True)
