@@ -8,8 +8,7 @@ from torch import Tensor
 
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.labels import select_classes
-from skdcgn.data.labels import balanced_labels
+from skdcgn.data.labels import balanced_labels, select_classes
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
