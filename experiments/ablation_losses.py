@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig, student_case, teacher_of
+from experiments.cases import student_case, teacher_of
+from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Plan
 from skdcgn.tinygan.networks import TinyGANConfig
 from skdcgn.tinygan.variants import APPENDIX_D
 
-DESCRIPTION = """The objectives of Appendix D compared with the plain one, seed by seed: held-out fidelity and noise energy
-(high-frequency content relative to the teacher's) by step. Feeds **Figures 12, 13, 14 and 16**."""
+DESCRIPTION = """The objectives of Appendix D compared with the plain one, seed by seed: held-out fidelity and noise
+energy (high-frequency content relative to the teacher's) by step. Feeds **Figures 12, 13, 14 and 16**."""
 
 SHOWN_EPOCHS = (2, 5, 10, 15, 20, 30)
 """Epochs to evaluate after, of the paper's 30: its figures show 2, 10 and 30."""

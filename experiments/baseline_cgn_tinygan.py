@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from skdcgn.recipes.student import teacher_tags
 from tqdm import tqdm
 
 from skdcgn import cli, runtime
 from skdcgn.cgn import baseline
-from skdcgn.cgn import teachers as cgn_teachers
 from skdcgn.cgn.baseline import TinyGANImageNetCGN
 from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.data import miniature as miniature_data
@@ -29,13 +29,13 @@ from skdcgn.mechanisms import Source
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, CounterfactualRecipe, TinyGANRecipe
 from skdcgn.recipes.profiles import BASELINE, IMAGENET, Profile
-from skdcgn.recipes.student import teacher_tags
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import TinyGANGenerator, load_class_embedding
-from skdcgn.tinygan.published import load_generator
+from skdcgn.tinygan.published import load_published_generator
+from skdcgn.training import state_digest
 
 DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3 and C).
 Stage `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside it."""
@@ -117,7 +117,7 @@ class Stages:
         self.config, self.device, self.store = config, runtime.setup(config.runtime), run_store.open_store()
         miniature = IMAGENET[config.profile].miniature
         truncation = config.cgn.training.truncation
-        self.parts = cgn_teachers.load_parts(
+        self.parts = baseline.load_parts(
             config.teacher, config.biggan, config.u2net, miniature, truncation, self.device
         )
         self.teacher, self.reference = self.parts.teacher, self.parts.reference
@@ -136,7 +136,7 @@ class Stages:
         """Distil the TinyGAN, unless that was done before or a checkpoint takes its place."""
         config = self.config
         if config.tinygan_checkpoint is not None:
-            return None, load_generator(config.tinygan_checkpoint, self.reference.num_classes)
+            return None, load_published_generator(config.tinygan_checkpoint, self.reference.num_classes)
         embedding, identity = None, {"teacher": self.reference.sha256}
         if config.class_embedding is not None:
             embedding = load_class_embedding(config.class_embedding, config.tinygan.architecture)
@@ -157,7 +157,7 @@ class Stages:
     def cgn(self, group: run_module.Run, tinygan: TinyGANGenerator) -> tuple[run_module.Run, TinyGANImageNetCGN]:
         """Train the CGN of TinyGANs, unless that was done before."""
         config, u2net = self.config, self.parts.load_u2net()
-        identity = {"tinygan": cgn_teachers.digest(tinygan), "u2net": cgn_teachers.digest(u2net)}
+        identity = {"tinygan": state_digest(tinygan.state_dict()), "u2net": state_digest(u2net.state_dict())}
         with self._run("cgn", config.cgn, identity, group, "Sec. 4.2, Fig. 9") as run:
             if not run.finished:
                 cgn = TinyGANImageNetCGN.of(tinygan, u2net)

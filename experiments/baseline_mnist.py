@@ -7,7 +7,8 @@ It has the students' architecture and the CGN's training: what it lacks beside S
 shows its baseline on ImageNet only (Figs. 8-10, `baseline_cgn_tinygan.py`).
 """
 
-from experiments.presets import BASELINES, BaselinesConfig, baselines
+from experiments.cases import baselines
+from experiments.presets import BASELINES, BaselinesConfig
 from skdcgn.commands import experiment
 from skdcgn.runs.lifecycle import Plan
 

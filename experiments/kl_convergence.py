@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig, student_case, teacher_of
+from experiments.cases import student_case, teacher_of
+from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ConvergenceConfig, make_converging_student
 from skdcgn.runs.identity import overrides

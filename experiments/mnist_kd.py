@@ -9,7 +9,8 @@ Every student is a run of its own; finished ones are not trained again. The thre
 run, which counterfactuals can be drawn from (python -m skdcgn counterfactuals).
 """
 
-from experiments.presets import PROFILES, STUDENTS, DistillationConfig, distillation
+from experiments.cases import distillation
+from experiments.presets import PROFILES, STUDENTS, DistillationConfig
 from skdcgn.commands import experiment
 from skdcgn.runs.lifecycle import Plan
 

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from experiments.presets import OBJECTIVES, PROFILES, STUDENTS, StudentsConfig, student_case, teacher_of
+from experiments.cases import student_case, teacher_of
+from experiments.presets import OBJECTIVES, PROFILES, STUDENTS, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ClassMeansConfig, make_class_means, make_responding_student
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
-DESCRIPTION = """Students of exact teacher sets compared with students of sets drawn as the published scripts did, seed by
-seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student that ignores its noise."""
+DESCRIPTION = """Students of exact teacher sets compared with students of sets drawn as the published scripts did,
+seed by seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student without noise."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ The run keeps the generator as `cgn.safetensors`, which every other script takes
 the accuracy, on digits whose colors tell nothing, of a classifier that learned from its counterfactuals alone.
 """
 
-from experiments.presets import CGNS, cgn_case
+from experiments.cases import cgn_case
+from experiments.presets import CGNS
 from skdcgn.commands import experiment
 from skdcgn.recipes.cgns import CGNConfig
 from skdcgn.runs.lifecycle import Plan

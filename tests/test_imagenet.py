@@ -13,7 +13,7 @@ from test_cgn_imagenet import write_full_checkpoint
 from skdcgn.cgn import teachers as cgn_teachers
 from skdcgn.cgn.imagenet import MINIATURE, PARTS, PARTS_OF, ImageNetCGN, load_mechanism
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, miniature, miniature_teacher
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 from skdcgn.randomness import stream
@@ -54,7 +54,7 @@ def test_renders_in_range_whatever_the_batch(
     low, high = (MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else (-1, 1)
     assert low <= output.min() <= output.max() <= high
     assert torch.equal(output, teacher.render(mechanism, noise, labels))
-    monkeypatch.setattr(cgn_teachers, "_PIXELS", 2 * 32**2)  # two images at a time
+    monkeypatch.setattr(cgn_teachers, "images_at_once", lambda resolution: 2)
     torch.testing.assert_close(output, teacher.render(mechanism, noise, labels), rtol=1e-4, atol=1e-5)
 
 

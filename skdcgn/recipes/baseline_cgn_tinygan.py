@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from skdcgn.cgn import losses
-from skdcgn.cgn.baseline import TinyGANImageNetCGN, save_baseline
+from skdcgn.cgn.baseline import Parts, TinyGANImageNetCGN, UnconstrainedTeacher, save_baseline
 from skdcgn.cgn.imagenet import truncated_noise
 from skdcgn.cgn.losses import Rendered
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer
-from skdcgn.cgn.teachers import ImageNetTeacher, Parts, UnconstrainedTeacher, _at_once
+from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.labels import spread_labels
+from skdcgn.data.labels import evenly_spread_labels
 from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost, fidelity
@@ -36,8 +36,7 @@ from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.tinygan.real_batches import RealBatches
-from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.records import FreshBatches, RealBatches
 
 SHOWN = 20
 """Images kept for each figure."""
@@ -130,7 +129,7 @@ def distil_unconstrained(
         compile_student=runtime.compile,
         real=RealBatches(real_images, teacher, distill.batch_size, real_draws) if loss.real else None,
     )
-    labels = spread_labels(recipe.heldout, teacher.num_classes)
+    labels = evenly_spread_labels(recipe.heldout, teacher.num_classes)
     noise = teacher.sample_noise(len(labels), stream(0, "baseline", "held-out"))
     heldout = HeldOut(teacher, Mechanism.TEXTURE, noise.to(device), labels.to(device), features)
 
@@ -169,11 +168,11 @@ def train_baseline(
     """
     trainer = ReconstructionTrainer(recipe.training, cgn, seed, device)
     run.set_tags({"perceptual": trainer.perceptual})
-    labels = spread_labels(recipe.heldout, cgn.architecture.num_classes)
+    labels = evenly_spread_labels(recipe.heldout, cgn.architecture.num_classes)
     generator = stream(0, "baseline", "held-out")
     noise = truncated_noise(len(labels), cgn.architecture.noise_dim, recipe.training.truncation, generator)
 
-    at_once = _at_once(cgn.architecture.resolution)
+    at_once = images_at_once(cgn.architecture.resolution)
 
     def measure_heldout() -> dict[str, float]:
         batches = [(noise[index], labels[index]) for index in torch.arange(len(labels)).split(at_once)]
@@ -235,7 +234,7 @@ def counterfactual_inputs(
     """Return noise (count, noise_dim) and the labels (count,) of each mechanism, drawn independently of each other."""
     generator = stream(seed, "baseline", "counterfactuals")
     noise = reference.sample_noise(count, generator)
-    labels = {Mechanism.SHAPE: spread_labels(count, reference.num_classes)}
+    labels = {Mechanism.SHAPE: evenly_spread_labels(count, reference.num_classes)}
     for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND):
         labels[mechanism] = torch.randint(reference.num_classes, (count,), generator=generator)
     return noise, labels
@@ -260,7 +259,7 @@ def measure(source: Source, reference: UnconstrainedTeacher, count: int, seed: i
     noise, labels = counterfactual_inputs(reference, count, seed)
     other_noise = reference.sample_noise(count, stream(seed, "baseline", "variation"))
     rows, sizes = [], []
-    for index in torch.arange(count).split(_at_once(reference.resolution)):
+    for index in torch.arange(count).split(images_at_once(reference.resolution)):
         chunk_labels = {mechanism: y[index] for mechanism, y in labels.items()}
         drawn = compose_counterfactuals(source, noise[index], chunk_labels)
         natural = reference.render(Mechanism.TEXTURE, noise[index], chunk_labels[Mechanism.SHAPE])

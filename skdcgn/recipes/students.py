@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from skdcgn.counterfactuals.students import render
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.distributed import own_device
 from skdcgn.images import to_uint8
 from skdcgn.measure import cost
@@ -64,7 +64,7 @@ class StudentConfig:
     frechet: bool = True
     """Measure the Fréchet distance too."""
     classes: str = "all"
-    """The labels to learn, see `data.classes.select_classes`."""
+    """The labels to learn, see `data.labels.select_classes`."""
     class_embedding: Path | None = None
     """A .npy file with the class embedding to start from, such as BigGAN's."""
     teacher_sets: Path | None = None
@@ -107,7 +107,7 @@ def distil(
     architecture = config.student.for_mechanism(mechanism)
     embedding = config.class_embedding and load_class_embedding(config.class_embedding, config.student)
     with seeded(seed, "student", mechanism):
-        generator = TinyGANGenerator(architecture, embedding)
+        generator = TinyGANGenerator(architecture, embedding, teacher.prior)
         critic = TinyGANDiscriminator(architecture, distill.discriminator_width) if loss.needs_discriminator else None
     batches = _batches(run.store, teacher, config, distill, classes, device)
     epoch_images = (distill.per_class or DistillConfig.per_class) * len(classes)
