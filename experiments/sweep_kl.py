@@ -9,8 +9,8 @@ trial is trained again on fresh seeds beside Eq. 6, the published module, and no
 any script with `--config`.
 """
 
-from experiments.presets import PROFILES
-from experiments.presets_search import SEARCHES, SweepConfig, search_of
+from experiments.presets import PROFILES, SEARCHES, SweepConfig
+from experiments.searches import search_of
 from skdcgn.commands import search
 from skdcgn.recipes.sweep import DistillationSearch
 from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, Params, Space

@@ -11,8 +11,8 @@ trial and the paper's values are trained again on fresh seeds; `best.yaml` then 
 
 from dataclasses import dataclass
 
-from experiments.presets import PROFILES
-from experiments.presets_search import SEARCHES, SweepConfig, search_of
+from experiments.presets import PROFILES, SEARCHES, SweepConfig
+from experiments.searches import search_of
 from skdcgn.commands import search
 from skdcgn.recipes.sweep import DistillationSearch
 from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, IntDistribution, Params, Space

@@ -17,7 +17,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from experiments import mnist_kd, presets, sweep_kl, sweep_lambdas
+from experiments import cases, mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands.search import dry_run
@@ -249,7 +249,7 @@ Conduct = Callable[..., pd.DataFrame]
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, random_teacher: MNISTTeacher, tmp_path: Path) -> Conduct:
     """Runs a sweep script at smoke scale against a random teacher; returns the confirmation, or a dry run's lines."""
-    for module in (presets, sweep_recipe, students):
+    for module in (cases, sweep_recipe, students):
         monkeypatch.setattr(module, "load_teacher", lambda *_: random_teacher)
     monkeypatch.setattr(students, "_latencies", lambda *_: {})  # most of a smoke run's time
 
