@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from experiments import fit_miniature
 from skdcgn.cgn import miniature
-from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN, truncated_noise
+from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN
 from skdcgn.cgn.miniature import (
     FITTED,
     FitConfig,
@@ -26,7 +26,7 @@ from skdcgn.cgn.miniature import (
 )
 from skdcgn.cgn.teachers import MINIATURE_FILE, MINIATURE_TRUNCATION, MNISTTeacher, load_miniature, mnist_teacher
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
 from skdcgn.recipes.fit_miniature import scores
 from skdcgn.runs import store as run_store
@@ -41,7 +41,7 @@ def cgn() -> ImageNetCGN:
 
 
 def test_normalisation_uses_the_batch_only_where_asked(cgn: ImageNetCGN) -> None:
-    noise, labels = truncated_noise(8, 32, 1.0, stream(0, "noise")), torch.arange(8)
+    noise, labels = NoisePrior(1.0).sample(8, 32, stream(0, "noise")), torch.arange(8)
     images, halves = {}, {}
     with torch.no_grad():
         cgn.eval()
@@ -64,7 +64,7 @@ def test_tables_hold_what_the_network_has(cgn: ImageNetCGN) -> None:
                 module.bias.normal_(0, 1, generator=stream(0, "bias"))
     measure_statistics(network, stream(0, "statistics"), images=200)
     assert not network.training
-    noise, labels = truncated_noise(200, 32, 0.6, stream(1, "noise")), torch.arange(200) % 10
+    noise, labels = NoisePrior(0.6).sample(200, 32, stream(1, "noise")), torch.arange(200) % 10
     with torch.no_grad():
         by_table = cgn.generate("f_text", noise, labels, 0.6)
         with batch_statistics(network):
@@ -141,7 +141,7 @@ def test_the_file_is_compact_and_gives_the_network_back(cgn: ImageNetCGN, tmp_pa
     state = loaded.state_dict()
     for key, tensor in cgn.state_dict().items():
         torch.testing.assert_close(state[key], tensor, rtol=2e-3, atol=2e-3)
-    noise, labels = truncated_noise(4, 32, 1.0, stream(0, "noise")), torch.arange(4)
+    noise, labels = NoisePrior(1.0).sample(4, 32, stream(0, "noise")), torch.arange(4)
     with torch.no_grad():
         for mechanism in Mechanism:
             expected = cgn.eval()(mechanism, noise, labels, 1.0)

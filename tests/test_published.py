@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
 from skdcgn.randomness import seeded, stream
-from skdcgn.tinygan.published import load_discriminator, load_generator
+from skdcgn.tinygan.published import load_published_discriminator, load_published_generator
 
 
 def random_values(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Values that no activation or normalisation blows up or wipes out."""
+    """Values that no activation or normalization blows up or wipes out."""
     generator = stream(0, "checkpoint")
     state = {}
     for key, shape in shapes.items():
@@ -71,7 +71,7 @@ def their_images(state: dict[str, Tensor], noise: Tensor, labels: Tensor) -> Ten
         groups = len(weight) if weight.shape[1] == 1 and x.shape[1] > 1 else 1
         return F.conv2d(x, weight, state[f"{name}.bias"], padding=padding, groups=groups)
 
-    def normalise(name: str, x: Tensor) -> Tensor:
+    def normalize(name: str, x: Tensor) -> Tensor:
         plain = F.batch_norm(x, state[f"{name}.bn.running_mean"], state[f"{name}.bn.running_var"])
         affine = F.linear(condition, state[f"{name}.embed.weight"], state[f"{name}.embed.bias"])
         gamma, beta = affine[:, :, None, None].chunk(2, dim=1)
@@ -86,9 +86,9 @@ def their_images(state: dict[str, Tensor], noise: Tensor, labels: Tensor) -> Ten
     x = x.view(len(noise), widest, *[math.isqrt(x.shape[1] // widest)] * 2)
     for block in range(len({key.split(".")[1] for key in state if key.startswith("blocks.")})):
         name = f"blocks.{block}"
-        h = upsample(F.relu(normalise(f"{name}.cbn0", x)))
+        h = upsample(F.relu(normalize(f"{name}.cbn0", x)))
         h = convolve(f"{name}.pw_conv1", convolve(f"{name}.dw_conv1", h, 1))
-        h = F.relu(normalise(f"{name}.cbn1", h))
+        h = F.relu(normalize(f"{name}.cbn1", h))
         h = convolve(f"{name}.pw_conv2", convolve(f"{name}.dw_conv2", h, 1))
         x = h + convolve(f"{name}.c_sc", upsample(x))
     x = F.relu(F.batch_norm(x, state["bn.running_mean"], state["bn.running_var"], state["bn.weight"], state["bn.bias"]))
@@ -122,11 +122,11 @@ def test_generator_draws_what_theirs_does(tmp_path: Path) -> None:
     expected = their_images(state, noise, labels)
     assert expected.std() > 0.1
     for name in ("generator_3.pt", "model_3.tar"):
-        generator = load_generator(tmp_path / name)
+        generator = load_published_generator(tmp_path / name)
         assert not generator.training
         with torch.no_grad():
             torch.testing.assert_close(generator(noise, labels), expected, rtol=1e-4, atol=1e-5)
-    config = load_generator(tmp_path / "model_3.tar", num_classes=3).config
+    config = load_published_generator(tmp_path / "model_3.tar", num_classes=3).config
     assert (config.resolution, config.width, config.blocks, config.noise_dim) == (32, 4, 3, 6)
     assert (config.class_rows, config.num_classes, config.label_input) == (5, 3, "none")
 
@@ -138,7 +138,7 @@ def test_discriminator_scores_as_theirs_does(tmp_path: Path) -> None:
         theirs(images, labels)  # moves the power iteration
     theirs.eval()
     torch.save({"G": {}, "D": theirs.state_dict()}, tmp_path / "model_1.tar")
-    discriminator = load_discriminator(tmp_path / "model_1.tar")
+    discriminator = load_published_discriminator(tmp_path / "model_1.tar")
     with torch.no_grad():
         scores, activations = discriminator(images, labels)
         torch.testing.assert_close(scores, theirs(images, labels))
@@ -155,7 +155,7 @@ def test_full_size_generators_load(
 ) -> None:
     state = random_values(json.loads((data_dir / "manifests" / f"{manifest}.json").read_text()))
     torch.save(state, tmp_path / "generator_15.pt")
-    generator = load_generator(tmp_path / "generator_15.pt")
+    generator = load_published_generator(tmp_path / "generator_15.pt")
     config = generator.config
     assert (config.resolution, config.width, config.blocks, config.noise_dim) == (resolution, 32, 5, noise)
     assert parameters(generator) == size
@@ -168,7 +168,7 @@ def test_full_size_generators_load(
 def test_full_size_discriminator_loads(data_dir: Path, tmp_path: Path) -> None:
     shapes = json.loads((data_dir / "manifests" / "skdcgn_discriminator.json").read_text())
     torch.save(random_values(shapes), tmp_path / "discriminator.pt")
-    discriminator = load_discriminator(tmp_path / "discriminator.pt")
+    discriminator = load_published_discriminator(tmp_path / "discriminator.pt")
     assert parameters(discriminator) == 3_300_321
     with torch.no_grad():
         scores, activations = discriminator(torch.zeros(2, 3, 64, 64), torch.tensor([0, 999]))
@@ -192,6 +192,6 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         "more.pt": "do not fit",
     }.items():
         with pytest.raises(InputError, match=words):
-            load_generator(tmp_path / name)
+            load_published_generator(tmp_path / name)
     with pytest.raises(InputError, match="no TinyGAN discriminator"):
-        load_discriminator(tmp_path / "other.pt")
+        load_published_discriminator(tmp_path / "other.pt")

@@ -27,7 +27,6 @@ from skdcgn.cgn.imagenet import (
     GeneratorName,
     ImageNetCGN,
     Part,
-    truncated_noise,
 )
 from skdcgn.cgn.mnist import MechanismNetworks
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, in_chunks, miniature_teacher
@@ -35,7 +34,7 @@ from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior, Source
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
 from skdcgn.training import state_digest
 
@@ -122,8 +121,8 @@ def load_baseline(path: Path) -> TinyGANImageNetCGN:
     return cgn.eval()
 
 
-class UnconstrainedTeacher:
-    """A CGN's unconstrained generator behind the `Teacher` protocol, as far as it goes: it has one output, a picture.
+class UnconstrainedTeacher(Source):
+    """A CGN's unconstrained generator as a source, as far as it goes: it has one output, a picture.
 
     That goes by the name of the mechanism whose output is a picture of the same kind, the texture. Whoever asks for
     another should look at `mechanisms` first.
@@ -153,16 +152,13 @@ class UnconstrainedTeacher:
         """
         self._biggan, self.device = biggan.to(device).eval().requires_grad_(False), torch.device(device)
         self.name, self.truncation, self.stand_in = name, truncation, stand_in
+        self.prior = NoisePrior(truncation)
         self.resolution = architecture.resolution
         self.num_classes = architecture.num_classes
         self.noise_dim = architecture.noise_dim
         self.sha256 = hashlib.sha256(
             f"{state_digest(biggan.state_dict())} truncation {truncation:g}".encode()
         ).hexdigest()
-
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u, (n, noise_dim): a normal cut off at ±2, times the truncation, on the generator's device."""
-        return truncated_noise(n, self.noise_dim, self.truncation, generator)
 
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:

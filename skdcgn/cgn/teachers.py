@@ -17,15 +17,13 @@ from skdcgn.cgn.imagenet import (
     Architecture,
     FourGenerators,
     ImageNetCGN,
-    check_truncation,
     load_mechanism,
-    truncated_noise,
 )
 from skdcgn.cgn.miniature import load_miniature
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, Source
 from skdcgn.runtime import Precision, autocast
 from skdcgn.training import state_digest
 
@@ -46,11 +44,12 @@ MINIATURE_FILE = _ASSETS / "miniature_cgn.safetensors"
 """The fitted miniature, made by `experiments/fit_miniature.py`."""
 
 
-class MNISTTeacher:
-    """A CGN for an MNIST variant behind the `Teacher` protocol; its mechanisms may be TinyGANs."""
+class MNISTTeacher(Source):
+    """A CGN for an MNIST variant; its mechanisms may be TinyGANs."""
 
     resolution = mnist.RESOLUTION
     noise_dim = mnist.NOISE_DIM
+    prior = NORMAL
 
     def __init__(
         self,
@@ -66,13 +65,9 @@ class MNISTTeacher:
         self.stand_in = stand_in
         self.num_classes = cgn.num_classes
 
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u ~ N(0, I_32), (n, 32), on the generator's device."""
-        return torch.randn(n, self.noise_dim, generator=generator, device=generator.device)
-
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Run one mechanism; see `Teacher.render`."""
+        """Run one mechanism; see `Source.render`."""
         device = next(self.cgn.parameters()).device
         return self.cgn(mechanism, noise.to(device), labels.to(device))
 
@@ -126,8 +121,8 @@ def _pretrained(dataset: str) -> Path:
         return OWN_TEACHER
 
 
-class ImageNetTeacher:
-    """A CGN for ImageNet, whole or one mechanism at a time, behind the `Teacher` protocol."""
+class ImageNetTeacher(Source):
+    """A CGN for ImageNet, whole or one mechanism at a time."""
 
     def __init__(
         self,
@@ -157,10 +152,9 @@ class ImageNetTeacher:
         Raises:
             InputError: the truncation is out of range.
         """
-        check_truncation(truncation)
         self._load, self._device, self._precision = load, torch.device(device), precision
         self._cgn: tuple[Mechanism, FourGenerators] | None = None
-        self.architecture, self.truncation = architecture, truncation
+        self.architecture, self.truncation, self.prior = architecture, truncation, NoisePrior(truncation)
         # What it renders depends on these as well, and whatever is derived from it must be told apart by them.
         setting = f"{sha256} truncation {truncation:g} {precision}"
         self.sha256 = hashlib.sha256(setting.encode()).hexdigest()
@@ -193,13 +187,9 @@ class ImageNetTeacher:
             self._cgn = mechanism, self._load(mechanism).to(self._device, memory_format=torch.channels_last)
         return self._cgn[1]
 
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u, (n, noise_dim): a normal cut off at ±2, times the truncation, on the generator's device."""
-        return truncated_noise(n, self.noise_dim, self.truncation, generator)
-
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Run one mechanism, a bounded number of images at a time; see `Teacher.render`."""
+        """Run one mechanism, a bounded number of images at a time; see `Source.render`."""
         network = self.network(mechanism)
         noise, labels = noise.to(self._device), labels.to(self._device)
         with autocast(self._device, self._precision):

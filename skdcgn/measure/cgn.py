@@ -4,10 +4,11 @@ import torch
 
 from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, trained_classifier
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
-from skdcgn.data.mnist import Dataset, make_dataset
-from skdcgn.measure.fidelity import nearest_stroke_iou
+from skdcgn.data.labels import balanced_labels
+from skdcgn.data.mnist import Dataset, TensorSet, make_dataset
+from skdcgn.measure.fidelity import mask_iou, nearest_stroke_iou
 from skdcgn.measure.heldout import render_chunks
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 
 STROKE_MASKS = 1000
@@ -15,7 +16,7 @@ STROKE_MASKS = 1000
 
 
 def measure_cgn(
-    source: Teacher,
+    source: Source,
     dataset: Dataset,
     images: int,
     classifier: ClassifierConfig,
@@ -51,3 +52,27 @@ def measure_cgn(
     for name, shapes in (("stroke_iou", masks), ("stroke_iou_of_real", heldout.masks())):
         measured[name] = nearest_stroke_iou(shapes, heldout.labels, real.masks(), real.labels)
     return measured
+
+
+def mask_quality(source: Source, strokes: TensorSet, seed: int, per_class: int = 20) -> dict[str, float]:
+    """Tell whether the masks of a CGN, as it generates them, are digits, and whether those of a class differ.
+
+    Args:
+        source: the CGN.
+        strokes: real digits, with every class.
+        seed: of the noise.
+        per_class: masks of each class, at least 2.
+
+    Returns:
+        `stroke_iou`, mean IoU with the nearest real stroke of the class, and `mask_sameness`, mean IoU of two masks of
+        one class: 1 where the mask follows from the label alone. A classifier can learn its training set from either,
+        and only the first helps it with real digits.
+    """
+    labels = balanced_labels(per_class, source.num_classes)
+    noise = source.sample_noise(len(labels), stream(seed, "shape study", "masks"))
+    masks = source.render(Mechanism.SHAPE, noise, labels).cpu()
+    next_of_class = masks.roll(source.num_classes, dims=0)
+    return {
+        "stroke_iou": nearest_stroke_iou(masks, labels, strokes.masks(), strokes.labels),
+        "mask_sameness": mask_iou(masks, next_of_class),
+    }

@@ -16,18 +16,17 @@ from torch import Tensor
 
 from skdcgn.cgn import losses
 from skdcgn.cgn.baseline import Parts, TinyGANImageNetCGN, UnconstrainedTeacher, save_baseline
-from skdcgn.cgn.imagenet import truncated_noise
 from skdcgn.cgn.losses import Rendered
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer
 from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.labels import spread_labels
+from skdcgn.data.labels import evenly_spread_labels
 from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost, fidelity
 from skdcgn.measure.features import Extractor, measure_source
 from skdcgn.measure.heldout import Features, HeldOut
-from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.mechanisms import Mechanism, NoisePrior, Source, compose
 from skdcgn.randomness import seeded, stream
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
@@ -36,8 +35,7 @@ from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.tinygan.real_batches import RealBatches
-from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.records import FreshBatches, RealBatches
 
 SHOWN = 20
 """Images kept for each figure."""
@@ -130,7 +128,7 @@ def distil_unconstrained(
         compile_student=runtime.compile,
         real=RealBatches(real_images, teacher, distill.batch_size, real_draws) if loss.real else None,
     )
-    labels = spread_labels(recipe.heldout, teacher.num_classes)
+    labels = evenly_spread_labels(recipe.heldout, teacher.num_classes)
     noise = teacher.sample_noise(len(labels), stream(0, "baseline", "held-out"))
     heldout = HeldOut(teacher, Mechanism.TEXTURE, noise.to(device), labels.to(device), features)
 
@@ -169,9 +167,9 @@ def train_baseline(
     """
     trainer = ReconstructionTrainer(recipe.training, cgn, seed, device)
     run.set_tags({"perceptual": trainer.perceptual})
-    labels = spread_labels(recipe.heldout, cgn.architecture.num_classes)
+    labels = evenly_spread_labels(recipe.heldout, cgn.architecture.num_classes)
     generator = stream(0, "baseline", "held-out")
-    noise = truncated_noise(len(labels), cgn.architecture.noise_dim, recipe.training.truncation, generator)
+    noise = NoisePrior(recipe.training.truncation).sample(len(labels), cgn.architecture.noise_dim, generator)
 
     at_once = images_at_once(cgn.architecture.resolution)
 
@@ -223,7 +221,7 @@ class Composed(NamedTuple):
     """(B, 3, H, W) in [-1, 1]."""
 
 
-def compose_counterfactuals(source: Teacher, noise: Tensor, labels: Mapping[Mechanism, Tensor]) -> Composed:
+def compose_counterfactuals(source: Source, noise: Tensor, labels: Mapping[Mechanism, Tensor]) -> Composed:
     """Compose counterfactuals as CGN does on ImageNet: one noise (B, noise_dim) for all, a label (B,) for each."""
     mask, texture, background = (source.render(mechanism, noise, labels[mechanism]) for mechanism in Mechanism)
     return Composed(compose(mask, texture, background), mask, texture, background)
@@ -235,13 +233,13 @@ def counterfactual_inputs(
     """Return noise (count, noise_dim) and the labels (count,) of each mechanism, drawn independently of each other."""
     generator = stream(seed, "baseline", "counterfactuals")
     noise = reference.sample_noise(count, generator)
-    labels = {Mechanism.SHAPE: spread_labels(count, reference.num_classes)}
+    labels = {Mechanism.SHAPE: evenly_spread_labels(count, reference.num_classes)}
     for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND):
         labels[mechanism] = torch.randint(reference.num_classes, (count,), generator=generator)
     return noise, labels
 
 
-def measure(source: Teacher, reference: UnconstrainedTeacher, count: int, seed: int = 0) -> dict[str, float]:
+def measure(source: Source, reference: UnconstrainedTeacher, count: int, seed: int = 0) -> dict[str, float]:
     """Measure the counterfactuals of a source by what needs no features; all sources get the same input.
 
     Args:
@@ -282,7 +280,7 @@ def measure(source: Teacher, reference: UnconstrainedTeacher, count: int, seed: 
 
 def measure_run(
     run: Run,
-    source: Teacher,
+    source: Source,
     parts: Parts,
     recipe: CounterfactualRecipe,
     extract: Extractor | None,

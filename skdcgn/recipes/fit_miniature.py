@@ -13,16 +13,16 @@ generators learns to draw, from the same noise and label, what a part of the Wil
 
 import torch
 
-from skdcgn.cgn.imagenet import ImageNetCGN, truncated_noise
+from skdcgn.cgn.imagenet import ImageNetCGN
 from skdcgn.cgn.miniature import target
 from skdcgn.data.labels import balanced_labels
 from skdcgn.measure import fidelity
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import stream
 
 
 @torch.no_grad()
-def scores(cgn: ImageNetCGN, teacher: Teacher, truncation: float, per_class: int, seed: int = 0) -> dict[str, float]:
+def scores(cgn: ImageNetCGN, teacher: Source, truncation: float, per_class: int, seed: int = 0) -> dict[str, float]:
     """Measure a miniature against what it was fitted to, on noise that no fit saw.
 
     Args:
@@ -37,7 +37,7 @@ def scores(cgn: ImageNetCGN, teacher: Teacher, truncation: float, per_class: int
         teacher's own composed images, with the teacher's masks.
     """
     labels = balanced_labels(per_class, teacher.num_classes)
-    noise = truncated_noise(len(labels), teacher.noise_dim, truncation, stream(seed, "miniature", "scores"))
+    noise = NoisePrior(truncation).sample(len(labels), teacher.noise_dim, stream(seed, "miniature", "scores"))
     measured = {}
     for part in ("biggan_GT", "f_shape", "f_text", "f_bg"):
         images = cgn.generate(part, noise, labels, truncation)
