@@ -110,7 +110,7 @@ def mnist_teacher(
 
 
 def _pretrained(dataset: str) -> Path:
-    """Return the CGN authors' weights, or our own where theirs are not to be had."""
+    """Return the CGN authors' weights, or our own where theirs are not available."""
     weights.data_dir()  # a wrong SKDCGN_DATA_DIR is a mistake to report
     try:
         return weights.locate(f"cgn_{dataset}_mnist")

@@ -69,7 +69,7 @@ def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: 
     Args:
         folder: below it each set has a folder of its own.
         source: where the mechanisms come from.
-        teacher: where the noise comes from: that which students have learnt to answer to.
+        teacher: where the noise comes from: that which students have learned to answer to.
         config: how many, and at which side.
 
     Raises:

@@ -1,15 +1,4 @@
-"""The miniature ImageNet CGN, fitted by regression to the CGN for Wildlife MNIST.
-
-It has the classes of the real one (BigGAN-deep four times, and a U²-Net) at 32x32 with ten labels, so that every
-ImageNet script runs on pictures that mean something where the authors' weights are not at hand. Each of its
-generators learns to draw, from the same noise and label, what a part of the Wildlife-MNIST CGN draws:
-
-    f_text, f_bg   the texture and the background
-    biggan_GT      the composed image (Eq. 1)
-    f_shape        the mask, as a grey picture
-    u2net          the mask, from composed images and from the pictures of f_shape and biggan_GT; from plain
-                   backgrounds, that there is nothing
-"""
+"""How close a fitted miniature of the ImageNet CGN is to the Wildlife-MNIST CGN that it was fitted to."""
 
 import torch
 
