@@ -184,9 +184,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({key: value for key, value in state.items() if "pw_conv2" not in key}, tmp_path / "partial.pt")
     torch.save(state | {"more": torch.zeros(1)}, tmp_path / "more.pt")
     for name, words in {
-        "missing.tar": "no checkpoint at",
+        "missing.tar": "no weight file",
         "page.tar": "cannot be read",
-        "list.tar": "holds no network",
+        "list.tar": "something else than a dictionary",
         "other.pt": "no TinyGAN generator",
         "partial.pt": "do not fit",
         "more.pt": "do not fit",

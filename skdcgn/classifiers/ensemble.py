@@ -1,6 +1,5 @@
 """Training of CGN's invariant ensemble on real and counterfactual images (Sauer and Geiger, 2021)."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -60,7 +59,7 @@ class EnsembleConfig:
     """Processes that read training images."""
 
 
-def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: EnsembleConfig) -> CounterfactualSet:
+def draw_counterfactuals(folder: Path, source: Source, config: EnsembleConfig) -> CounterfactualSet:
     """Draw the counterfactuals that ensembles learn from, unless they are there already.
 
     Labels and noise are independent for each mechanism. Unlike CGN's MNIST models, its ImageNet model does not shuffle
@@ -69,7 +68,6 @@ def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: 
     Args:
         folder: below it each set has a folder of its own.
         source: where the mechanisms come from.
-        teacher: where the noise comes from: that which students have learned to answer to.
         config: how many, and at which side.
 
     Raises:
@@ -78,15 +76,11 @@ def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: 
     # A random window is cut out of an image somewhat larger, as out of ImageNet's.
     side = source.resolution if config.random_crops else config.resolution
     plan = CounterfactualConfig(config.counterfactuals, per_mask=1, shuffle=False)
-    content = json.dumps(
-        {"source": source.sha256, "teacher": teacher.sha256, "side": side, **asdict(plan)}, sort_keys=True
-    )
+    content = json.dumps({"source": source.sha256, "side": side, **asdict(plan)}, sort_keys=True)
     target = folder / hashlib.sha256(content.encode()).hexdigest()[:12]
     if not (target / "index.csv").exists():
-        primed = copy.copy(source)  # the students' own noise would not be truncated
-        primed.sample_noise = teacher.sample_noise
         with tqdm(total=plan.n, desc=f"counterfactuals of {source.name}", unit="image") as bar:
-            for there, _ in write(target, primed, plan, resolution=side):
+            for there, _ in write(target, source, plan, resolution=side):
                 bar.update(there - bar.n)
     return CounterfactualSet(target)
 

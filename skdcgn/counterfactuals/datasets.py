@@ -1,7 +1,6 @@
 """Counterfactual data sets from any source: in memory, or on disk as shards and PNG files."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from skdcgn.data.shards import read_description, read_shards, write_shards
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path
+from skdcgn.files import atomic_folder, atomic_path
 from skdcgn.images import to_uint8
 from skdcgn.mechanisms import Intervention, Mechanism, Source, draw_shifts, render_composed
 from skdcgn.randomness import stream
@@ -222,13 +221,10 @@ def _export(folder: Path, data: CounterfactualSet) -> None:
         target = folder / _png(data.config, first).parent
         if target.exists():
             continue
-        temporary = folder / f".{target.name}.part"
-        shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted writer
-        temporary.mkdir()
-        for number in range(first, min(first + data.config.per_shard, len(data))):
-            picture = Image.fromarray(data.image(number).permute(1, 2, 0).numpy())
-            picture.save(temporary / _png(data.config, number).name, compress_level=1)
-        temporary.rename(target)
+        with atomic_folder(target) as temporary:
+            for number in range(first, min(first + data.config.per_shard, len(data))):
+                picture = Image.fromarray(data.image(number).permute(1, 2, 0).numpy())
+                picture.save(temporary / _png(data.config, number).name, compress_level=1)
 
 
 def _png(config: CounterfactualConfig, number: int) -> Path:

@@ -1,6 +1,7 @@
 """A source that remembers what it rendered."""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,10 @@ class Remembering:
         self._source = source
         self._outputs: dict[tuple[Mechanism, bytes], Tensor] = {}
         self._bytes = 0
-        self.name, self.sha256, self.stand_in = source.name, source.sha256, source.stand_in
-        self.resolution, self.num_classes, self.noise_dim = source.resolution, source.num_classes, source.noise_dim
-        self.sample_noise, self.parameters = source.sample_noise, source.parameters
+
+    def __getattr__(self, name: str) -> Any:
+        """Return whatever else the source has."""
+        return getattr(self._source, name)
 
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Return the source's output, rendered once for each input; see `Source.render`."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import NORMAL, Mechanism, Source
 from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.training import state_digest
 
@@ -50,9 +50,8 @@ class SKDCGN(Source):
         self.stand_in = stand_in
         states = {mechanism: self._students[mechanism].state_dict() for mechanism in Mechanism}
         self.sha256 = state_digest(*({f"{m}.{key}": value for key, value in states[m].items()} for m in Mechanism))
-        if self.prior.truncation is not None:
-            setting = f"{self.sha256} truncation {self.prior.truncation:g}"
-            self.sha256 = hashlib.sha256(setting.encode()).hexdigest()
+        if self.prior != NORMAL:
+            self.sha256 = hashlib.sha256(f"{self.sha256} {self.prior}".encode()).hexdigest()
 
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism's student; see `Source.render`."""

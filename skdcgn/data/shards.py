@@ -15,10 +15,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path, sha256
+from skdcgn.files import atomic_path, format_size, sha256
 
 INDEX = "set.json"
 """The file that makes a folder a set."""
@@ -109,11 +108,6 @@ def verify(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the name of each complete shard of a set, and whether it still has its SHA-256."""
     for name, checksum in sorted((_read_index(folder) or {}).get("shards", {}).items()):
         yield name, (folder / name).is_file() and sha256(folder / name) == checksum
-
-
-def format_size(size: float) -> str:
-    """Return bytes as people read them, such as 1.2MB."""
-    return tqdm.format_sizeof(size, "B")
 
 
 def _read_index(folder: Path) -> dict[str, Any] | None:
