@@ -175,7 +175,7 @@ def binary_entropy(mask: Tensor) -> Tensor:
     return -(mask * mask.log2() + (1 - mask) * (1 - mask).log2()).mean()
 
 
-def discriminator_terms(real_scores: Tensor, generated_scores: Tensor) -> dict[str, Tensor]:
+def least_squares_terms(real_scores: Tensor, generated_scores: Tensor) -> dict[str, Tensor]:
     """Least-squares terms of a discriminator's objective: real images score 1, generated ones 0 (Mao et al., 2017)."""
     return {
         "discriminator_real": 0.5 * (real_scores - 1).square().mean(),
