@@ -42,9 +42,7 @@ def ablation_means(store: Store, experiment: str, dataset: str | None = None, pr
 
 
 ABLATION = "ablation_losses"
-
 CONVERGENCE = "kl_convergence"
-
 PAIRING = "noise_pairing"
 
 ARMS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -68,9 +66,7 @@ METRICS = {
 """Metrics of the tables, `final/` left out."""
 
 _RISING = ("iou", "ssim", "noise_response", "seen_iou")  # more is better
-
 _EPOCHS = 30  # of the paper's trainings, by which its figures count
-
 _COLUMNS = 10  # images in a row: one for each digit
 
 
@@ -270,11 +266,8 @@ class Question(NamedTuple):
 
 
 _FIDELITY = {Mechanism.SHAPE: "iou", Mechanism.TEXTURE: "l1", Mechanism.BACKGROUND: "l1"}
-
 _NOISE = dict.fromkeys(Mechanism, "noise_energy")
-
 _SPEED = dict.fromkeys(Mechanism, "steps_to_target")
-
 _RESPONSE = dict.fromkeys(Mechanism, "noise_response")
 
 QUESTIONS = (

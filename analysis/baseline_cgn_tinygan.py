@@ -22,7 +22,6 @@ SOURCES = {"cgn": "CGN", "skdcgn": "SKDCGN", "baseline": "baseline"}
 """What counterfactuals are composed by, and what it is called."""
 
 _COLUMNS = 10  # images in a row of a sheet
-
 _SHOWN = 4  # inputs of Fig. 9
 
 _ROWS = {

@@ -22,9 +22,7 @@ IMAGENET_KD = "imagenet_kd"
 """The experiment that distils the ImageNet mechanisms."""
 
 _COLUMNS = 10  # images in a row of a sheet
-
 _LETTERS = dict(zip(Mechanism, "abc", strict=True))
-
 _EPOCHS = 30  # of the paper's training
 
 

@@ -161,7 +161,6 @@ def _origin(mechanism: Mechanism, model: str, chosen: pd.DataFrame) -> str:
 
 
 _COLUMNS = 10  # images in a row of a sheet: one for each digit
-
 _LETTERS = dict(zip(Mechanism, "abc", strict=True))
 
 

@@ -37,14 +37,12 @@ TESTS = {
 """Test sets, and what they are called."""
 
 _PUBLISHED = {"cgn_paper": "CGN paper (train / test)", "replication": "replication (train / test)"}
-
 _READING = (
     "Accuracy in per cent of the invariant classifier: means over seeds with their 95 % Student-t interval and n, the "
     "number of seeds. Every source gives as many images. In the test sets colours or textures are random; the "
     "published accuracies are on the last 10,000 of MNIST-train. Where stroke and background of a test image have one "
     "colour, one in ten of double-colored MNIST, its digit cannot be seen."
 )
-
 _DRIFT = (
     "Drifted: the CGN authors' loader adds each image's noise to the colour table itself, so that colours wander, and "
     "stroke and background of one colour soon differ."

@@ -39,11 +39,8 @@ _WHEN = {
     "training": "while training",
     "both": "while training and at sampling",
 }
-
 _INIT = {"none": "", "scratch": " from scratch", "pretrained": " on from the teacher"}
-
 _LABELS = {"permuted": "permuted labels", "unpermuted": "the digit's labels"}
-
 _COLUMNS = {
     "train_accuracy": "train",
     "valid_accuracy": "test (MNIST-train's last)",
@@ -53,15 +50,10 @@ _COLUMNS = {
     "stroke_iou": "mask IoU with strokes",
     "mask_sameness": "mask IoU within class",
 }
-
 _CASE = ["when", "init", "labels", "intervention", "strength"]
-
 _TABLE_ROWS = ("noise", "rotation", "transparency")
-
 _ASIDE = 0.012  # that curves stand apart in their figure, so that their bars do not hide each other
-
 _LEARNT = 0.8  # share of the published control that must be reached before numbers are compared
-
 _MEMORISED = 1.5  # times that test accuracy must be exceeded, by train and by the control's test, to say so
 
 _READING = (

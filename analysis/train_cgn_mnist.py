@@ -16,14 +16,12 @@ EXPERIMENTS = {"ours": "train_cgn_mnist", "baseline": "baseline_mnist"}
 """Whose CGN: the experiment that trains it. The authors' own is measured along with ours."""
 
 _TITLES = {"authors": "the authors' CGN", "ours": "our CGN", "baseline": "CGN with TinyGANs (baseline)"}
-
 _QUANTITIES = {
     "valid_accuracy": ("classifier from its counterfactuals, last 10,000 of MNIST-train (%) ↑", ".1f", 100),
     "test_accuracy": ("the same, MNIST-test (%) ↑", ".1f", 100),
     "stroke_iou": ("IoU of masks with the nearest real stroke ↑", ".3f", 1),
     "stroke_iou_of_real": ("the same of held-out real strokes", ".3f", 1),
 }
-
 _ROWS = {
     "mask": "mask",
     "texture": "texture",
@@ -32,7 +30,6 @@ _ROWS = {
     "counterfactual": "permuted",
 }
 """Tensors of a run, and what their row is called."""
-
 _COLUMNS = 10
 
 

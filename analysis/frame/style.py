@@ -42,23 +42,14 @@ _STYLE = {
     "savefig.dpi": 150,
     "pdf.fonttype": 42,  # text stays text
 }
-
 _WIDTH = 10.0  # inches
-
 _LEFT, _RIGHT = 1.05, 0.1  # margins of an image sheet: row names stand in the left one, which long ones widen
-
 _LETTER = 0.085  # a letter of a row name
-
 _LINE = 0.19  # a line of caption
-
 _HEADER = 0.25  # a line of header above the images
-
 _PADDING = 2  # pixels around every image, as `images.grid` lays them out
-
 _GREY = "0.35"
-
 _GAP = "gap"
-
 _FEW_RUNS = 6  # run ids that a reader can take in at a glance
 
 

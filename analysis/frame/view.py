@@ -23,7 +23,6 @@ _DATASETS = {
 }
 
 _DEFAULT_DATASETS = ("double_colored", "miniature", "imagenet")  # scripts take them of themselves, by profile
-
 _DATASET_FLAGS = {"ood_robustness": "--datasets"}
 
 _TAGS = (
@@ -38,9 +37,7 @@ _TAGS = (
     "hardware",
     "code_version",
 )
-
 _PARENT = "mlflow.parentRunId"
-
 _COMMIT = "mlflow.source.git.commit"
 
 

@@ -30,31 +30,23 @@ class Claim:
 
 CLOSE_IOU = 0.8
 """Mask IoU from which a student counts as a close copy; class means reach about 0.5."""
-
 CLOSE_L1 = 0.02
 """L1 up to which it does: a hundredth of the range [-1, 1]; class means stay at about 0.03."""
-
 CLOSE_L1_IMAGENET = 0.1
 """The same for ImageNet's textures and backgrounds, which are full of detail: a twentieth of the range."""
-
 FREE_RESPONSE = 0.5
 """Noise response (a correlation, see `metrics.noise_response`) from which a student follows noise it has never seen."""
-
 EQUIVALENT = 0.02
 """Test accuracy within which two sources of counterfactuals count as equally good."""
-
 FAR_ABOVE = 0.3
 """Gain in test accuracy that counts as far above."""
-
 LEARNT = 0.9
 """Train accuracy above which a classifier has learnt its training set."""
-
 NEAR_CHANCE = 0.2
 """Test accuracy below which a ten-way classifier has learnt next to nothing of shape."""
 
 BIGGAN_PARAMETERS = 55_880_833
 """Parameters of BigGAN-deep-256, each mechanism of the ImageNet CGN."""
-
 U2NET_PARAMETERS = 44_009_869
 """Parameters of the U²-Net behind its shape mechanism."""
 

@@ -34,9 +34,7 @@ from skdcgn.files import atomic_path
 from skdcgn.runs import store as run_store
 
 _FOLDER = Path(__file__).resolve().parents[1]
-
 _CELL_SECONDS = 600
-
 _KERNELS = 4  # at the same time, at most: a kernel takes about 700 MB
 
 ORDER = ("report", "figures", "tables", "ablations", "sweeps")
@@ -78,7 +76,6 @@ nav > ul > li > a { font-weight: bold; }
 """
 
 _HEADING = re.compile(r'<h([12])([^>]*?) id="([^"]*)"([^>]*)>(.*?)</h\1>', re.DOTALL)
-
 _ANCHOR = re.compile(r'<a class="anchor-link".*?</a>')
 
 
