@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import tempfile
+from datetime import UTC, datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,21 @@ def open_store(uri: str | None = None) -> "Store":
         raise InputError(f"the run store {uri} cannot be opened ({reason}): check MLFLOW_TRACKING_URI.") from None
 
 
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """Stand-in until the run store has its own return types."""
+
+    run_id: str
+    experiment: str
+    name: str
+    status: str
+    start_time: datetime
+    parent: str | None
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+
 class Store:
     """A run store and what the experiments and the analysis need of it."""
 
@@ -102,6 +118,28 @@ class Store:
         if description:
             self.client.set_experiment_tag(experiment_id, MLFLOW_RUN_NOTE, description)
         return experiment_id
+
+    def experiments(self) -> list[str]:
+        """Stand-in."""
+        return sorted(experiment.name for experiment in self.client.search_experiments())
+
+    def runs(self, experiment: str, status: str | None = None, **tags: str) -> list[RunRecord]:
+        """Stand-in."""
+        found = [_record(run, experiment) for run in self.search(experiment)]
+        return [r for r in found if status in (None, r.status) and tags.items() <= r.tags.items()]
+
+    def record(self, run_id: str) -> RunRecord:
+        """Stand-in."""
+        return _record(self.client.get_run(run_id), "")
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Stand-in."""
+        logged = sorted(self.client.get_metric_history(run_id, metric), key=lambda m: (m.step, m.timestamp))
+        return list({m.step: m.value for m in logged}.items())
+
+    def files(self, run_id: str, folder: str = "") -> list[str]:
+        """Stand-in."""
+        return sorted(file.path for file in self.client.list_artifacts(run_id, folder or None))
 
     def search(self, experiment: str, filter_string: str = "") -> list[mlflow.entities.Run]:
         """Return the runs of an experiment that a filter allows, newest first; none where it does not exist."""
@@ -281,3 +319,10 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _record(run: mlflow.entities.Run, experiment: str) -> RunRecord:
+    tags = run.data.tags
+    start = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    own = (tags.get(MLFLOW_PARENT_RUN_ID), tags, run.data.params, run.data.metrics)
+    return RunRecord(run.info.run_id, experiment, run.info.run_name, run.info.status, start, *own)
