@@ -61,7 +61,10 @@ def judge(
     return Judgment(interval, holds, style.write_interval(interval, form, scale))
 
 
-def say(judgment: Judgment, words: Words = Words()) -> str:
+_WORDS = Words()
+
+
+def say(judgment: Judgment, words: Words = _WORDS) -> str:
     """Return the word for a judgment about "above"."""
     if judgment.interval is None:
         return words.none

@@ -49,7 +49,7 @@ class Quantity(NamedTuple):
 
 
 def cell(
-    shown: pd.DataFrame, quantity: Quantity, command: str = "", absent: str = "not measured", **place: str
+    shown: pd.DataFrame, quantity: Quantity, command: str = "", absent: str = "not measured", /, **place: str
 ) -> dict[str, object]:
     """Fill a cell from runs, or say what is missing.
 
@@ -58,7 +58,8 @@ def cell(
         quantity: what to show of them.
         command: what makes the runs where there are none.
         absent: what the cell says where the runs have no value.
-        place: columns of the table's cells, such as `mechanism` and `model`, with this cell's values.
+        place: columns of the table's cells, such as `mechanism` and `model`, with this cell's values; `quantity` is
+            the quantity's title.
     """
     if shown.empty:
         return number([], quantity, "no finished run", **place) | {"command": command}
@@ -66,10 +67,10 @@ def cell(
 
 
 def number(
-    values: Sequence[float], quantity: Quantity, absent: str = "not measured", **place: str
+    values: Sequence[float], quantity: Quantity, absent: str = "not measured", /, **place: str
 ) -> dict[str, object]:
     """Fill a cell from the values of several seeds, such as paired differences; see `cell`."""
-    place = {**place, "metric": quantity.metric}
+    place = {"quantity": quantity.title, **place, "metric": quantity.metric}
     if not len(values):
         return words(absent, **place)
     interval = mean_interval(values)
@@ -80,7 +81,7 @@ def number(
     return words(text, **place) | interval._asdict()
 
 
-def words(text: str, mean: float | None = None, **place: str) -> dict[str, object]:
+def words(text: str, mean: float | None = None, /, **place: str) -> dict[str, object]:
     """Fill a cell with what does not come from runs, such as a published number."""
     return {"metric": "", **place, "mean": mean, "low": None, "high": None, "n": 0, "text": text, "command": ""}
 

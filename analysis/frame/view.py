@@ -141,7 +141,9 @@ class View:
         cases = {
             column: list(found[column].dropna().unique() if names is None else names) for column, names in by.items()
         }
-        found = self._widest(found[found[list(cases)].isin(cases).all(axis=1)])
+        for column, names in cases.items():
+            found = found[found[column].isin(names)]
+        found = self._widest(found)
         if alike and len(found):
             outer = list(cases)[:-1]
             groups = [rows for _, rows in found.groupby(outer, sort=False)] if outer else [found]
