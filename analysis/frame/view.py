@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
+from skdcgn.runs.provenance import COMMIT
 from skdcgn.runs.store import RunRecord, Store
 
 PROFILES = ("full", "paper", "quick", "smoke")
@@ -39,8 +40,6 @@ _SEVERAL = "ood_robustness"  # takes several datasets, at the wider profiles by 
 
 _TAGS = ("kind", "profile", "overrides", "dataset", "mechanism", "seed")
 _ORIGIN_TAGS = ("teacher", "teacher_sha256", "stand_in", "hardware")
-
-_COMMIT = "mlflow.source.git.commit"
 
 # Parameters that may differ between runs of one setting: the seed, and where and how a run executes.
 _NO_SETTING = ("param/seed", "param/training.seed", "param/teacher", "param/runtime.")
@@ -284,7 +283,7 @@ def values(shown: pd.DataFrame, metric: str) -> list[float]:
 
 def commit(tags: Mapping[str, str]) -> str:
     """Return the commit of the code that made a run, by the run's tags; blank where the working tree differed."""
-    return tags.get(_COMMIT, "") if tags.get("git_dirty") == "false" else ""
+    return tags.get(COMMIT, "") if tags.get("git_dirty") == "false" else ""
 
 
 def steps(run: pd.Series) -> int:
