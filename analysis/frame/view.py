@@ -30,11 +30,7 @@ _DATASETS = {
 
 _IMAGENET = {"imagenet", "miniature"}
 
-_DEFAULT_DATASETS = (
-    "double_colored",
-    "miniature",
-    "imagenet",
-)  # scripts take them by default, depending on the profile
+_DEFAULT_DATASETS = ("double_colored", "miniature", "imagenet")  # of scripts, depending on the profile
 
 _SEVERAL = "ood_robustness"  # takes several datasets, at the wider profiles by default
 
