@@ -27,7 +27,7 @@ from skdcgn.data import mnist, weights
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes.profiles import Profile
 from skdcgn.runs import store as run_store
-from skdcgn.runs.interruption import Interruption
+from skdcgn.runs.loop import Interruption
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "analysis" / "output" / "report.html"

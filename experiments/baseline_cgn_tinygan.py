@@ -25,7 +25,7 @@ from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.data import miniature as miniature_data
 from skdcgn.files import sha256
 from skdcgn.measure.features import extractor
-from skdcgn.mechanisms import Teacher
+from skdcgn.mechanisms import Source
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, CounterfactualRecipe, TinyGANRecipe
 from skdcgn.recipes.profiles import BASELINE, IMAGENET, Profile
@@ -170,7 +170,7 @@ class Stages:
     def counterfactuals(self, group: run_module.Run, cgn: TinyGANImageNetCGN) -> dict[str, run_module.Run]:
         """Measure the counterfactuals of every source there is, unless that was done before."""
         truncation, stand_in = self.reference.truncation, self.reference.stand_in
-        sources: dict[str, Teacher | None] = {
+        sources: dict[str, Source | None] = {
             "baseline": ImageNetTeacher.of(cgn, "CGN of TinyGANs", truncation, stand_in, self.device),
             "cgn": self.teacher,
             "skdcgn": baseline_cgn_tinygan_recipe.find_students(

@@ -28,7 +28,7 @@ from skdcgn.errors import InputError
 from skdcgn.files import sha256
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.measure.features import extractor
-from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.recipes.profiles import IMAGENET
 from skdcgn.recipes.student import distil
 from skdcgn.recipes.study import Study, StudyConfig
@@ -166,7 +166,7 @@ def objectives(config: Config, mechanism: Mechanism) -> dict[str, LossConfig]:
 
 
 def log_counterfactuals(
-    run: run_module.Run, teacher: Teacher, students: Teacher, classes: Mapping[Mechanism, Sequence[int]]
+    run: run_module.Run, teacher: Source, students: Source, classes: Mapping[Mechanism, Sequence[int]]
 ) -> None:
     """Keep counterfactuals of teacher and students on the same noise and labels (Fig. 6).
 

@@ -28,7 +28,7 @@ from skdcgn.data import miniature as miniature_data
 from skdcgn.data.imagenet import RobustnessSets, robustness_sets
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
-from skdcgn.mechanisms import Teacher
+from skdcgn.mechanisms import Source
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
 from skdcgn.recipes.imagenet_ood import train_ensemble
 from skdcgn.recipes.profiles import ENSEMBLE, Profile
@@ -37,7 +37,7 @@ from skdcgn.runs import identity as run_identity
 from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
 
-Source = Literal["original", "cgn", "skdcgn", "baseline"]
+TrainingSource = Literal["original", "cgn", "skdcgn", "baseline"]
 EXPERIMENT = "imagenet_ood"
 DESCRIPTION = """CGN's invariant ensemble, trained on real images and counterfactuals of one source.
 `final/top1_*`, `final/top5_*`: ImageNet-val; `final/in9_*`, `final/bg_gap_*`: IN-9, mixed_same less mixed_rand;
@@ -57,7 +57,7 @@ class Config:
     """One ensemble for each seed and source. The counterfactuals of a source are the same for all seeds."""
     evaluations: int
     """Times at which the validation accuracy is measured."""
-    sources: tuple[Source, ...] = ("original", "cgn", "skdcgn", "baseline")
+    sources: tuple[TrainingSource, ...] = ("original", "cgn", "skdcgn", "baseline")
     """original: real images alone; the others: counterfactuals beside them."""
     imagenet: Path | None = None
     """ImageNet: a folder with train and val."""
@@ -125,7 +125,7 @@ def main(config: Config) -> pd.DataFrame:
     return results
 
 
-def load_sets(config: Config, teacher: Teacher, store: run_store.Store) -> tuple[RobustnessSets, str]:
+def load_sets(config: Config, teacher: Source, store: run_store.Store) -> tuple[RobustnessSets, str]:
     """Return the images, and in one line which they are: miniature ones go with a miniature teacher.
 
     Raises:
@@ -157,8 +157,8 @@ def load_sets(config: Config, teacher: Teacher, store: run_store.Store) -> tuple
 
 
 def load_source(
-    source: Source, config: Config, teacher: ImageNetTeacher, store: run_store.Store, device: torch.device
-) -> Teacher | None:
+    source: TrainingSource, config: Config, teacher: ImageNetTeacher, store: run_store.Store, device: torch.device
+) -> Source | None:
     """Return where a source's counterfactuals come from, trained first unless it was before; None for original."""
     if source == "original":
         return None

@@ -23,7 +23,7 @@ from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.labels import balanced_labels
 from skdcgn.files import sha256
 from skdcgn.images import fit_resolution, grid
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.profiles import MNIST
 from skdcgn.recipes.student import distil
 from skdcgn.recipes.study import Study, StudyConfig
@@ -82,7 +82,7 @@ def main(config: Config) -> pd.DataFrame:
     return study.results()
 
 
-def log_counterfactuals(run: run_module.Run, teacher: Teacher, students: SKDCGN, device: torch.device) -> None:
+def log_counterfactuals(run: run_module.Run, teacher: Source, students: SKDCGN, device: torch.device) -> None:
     """Keep counterfactuals of teacher and students on the same noise, labels and patch shuffles (as in Fig. 6)."""
     labels = balanced_labels(2, teacher.num_classes).to(device)
     noise = {

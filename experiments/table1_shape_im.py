@@ -28,7 +28,7 @@ from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
 from skdcgn.data.mnist import Dataset
 from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float
-from skdcgn.mechanisms import Teacher
+from skdcgn.mechanisms import Source
 from skdcgn.recipes.profiles import SHAPE_STUDY, Profile, ShapeScale
 from skdcgn.recipes.student import teacher_tags
 from skdcgn.recipes.table1_shape_im import (
@@ -146,7 +146,7 @@ def main(config: Config) -> pd.DataFrame:
     identity = {"teacher": teacher.sha256, "level": "group"}
     with store.start(EXPERIMENT, config, name, identity, {**tags, "level": "group"}, None, DESCRIPTION) as group:
         for seed, (cgn, of_cgn) in product(config.seeds, groups):
-            source: Teacher = teacher
+            source: Source = teacher
             if cgn is not None:
                 source = train_cgn(config.cgn(of_cgn[0], seed), real, teacher, tags, group)
             remembering = Remembering(source)
@@ -188,7 +188,7 @@ def train_cgn(
 
 
 def run_case(
-    config: CaseConfig, source: Teacher, real: RealImages, tags: Mapping[str, object], group: run_module.Run
+    config: CaseConfig, source: Source, real: RealImages, tags: Mapping[str, object], group: run_module.Run
 ) -> dict[str, float]:
     """Train the classifiers of a case unless that was done before; return its final metrics."""
     name = f"{config.case}, seed {config.seed}"

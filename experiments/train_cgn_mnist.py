@@ -30,7 +30,7 @@ from skdcgn.errors import InputError
 from skdcgn.images import grid
 from skdcgn.measure.cgn import measure_cgn
 from skdcgn.measure.cost import parameters
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.profiles import MNIST, Profile
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs import run as run_module
@@ -130,11 +130,11 @@ def train_and_measure(
     return trained
 
 
-def _measure(source: Teacher, recipe: CGNRecipe, device: torch.device) -> dict[str, float]:
+def _measure(source: Source, recipe: CGNRecipe, device: torch.device) -> dict[str, float]:
     return measure_cgn(source, recipe.dataset, recipe.counterfactuals, recipe.classifier, recipe.training.seed, device)
 
 
-def sample_tensors(source: Teacher) -> dict[str, torch.Tensor]:
+def sample_tensors(source: Source) -> dict[str, torch.Tensor]:
     """Draw two samples of each class: mask, texture, background, image, and an image with permuted labels."""
     labels = balanced_labels(2, source.num_classes)
     generator = randomness.stream(0, "sample sheet")
@@ -149,7 +149,7 @@ def sample_tensors(source: Teacher) -> dict[str, torch.Tensor]:
     }
 
 
-def sample_sheet(source: Teacher) -> np.ndarray:
+def sample_sheet(source: Source) -> np.ndarray:
     """Draw `sample_tensors` as a picture, a row each."""
     tensors = sample_tensors(source)
     return grid([Mechanism.SHAPE.to_image(tensors.pop("mask"), 3), *tensors.values()], scale=2)

@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 4 experiments/imagenet_kd.py --profile paper
 
 Gradients are averaged by PyTorch's DistributedDataParallel. A batch is shared out over the processes, so that a config
-means the same on any number of GPUs, but each process normalises over its own share. Process 0 alone logs.
+means the same on any number of GPUs, but each process normalizes over its own share. Process 0 alone logs.
 """
 
 import contextlib
@@ -24,24 +24,30 @@ _TIMEOUT = datetime.timedelta(hours=6)  # the others wait while process 0 evalua
 
 
 @contextlib.contextmanager
-def group(device: torch.device) -> Iterator[torch.device]:
-    """Join the group of processes that torchrun started, if it did; yield this process's own device.
+def group(device: torch.device) -> Iterator[None]:
+    """Join the group of processes that torchrun started, if it did.
 
     Args:
-        device: of the config; each process of a machine takes a CUDA device of its own.
+        device: of the config; it decides how the processes talk to each other.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield device
+        yield
         return
+    device = own_device(device)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield device
+        yield
         distributed.barrier()  # a process that leaves while another still talks to it may abort
     finally:
         distributed.destroy_process_group()
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Return this process's device: each process of a machine takes a CUDA device of its own."""
+    rank_here = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(rank_here)) if rank_here and device.type == "cuda" else device
 
 
 def rank() -> int:

@@ -118,8 +118,8 @@ def shuffle_patches(images: Tensor, generator: torch.Generator | None = None) ->
     return shuffled.permute(0, 3, 1, 2)
 
 
-class Teacher(Protocol):
-    """A pretrained CGN under black-box access. Students implement it too, as sources of counterfactuals."""
+class Source(Protocol):
+    """What renders the three mechanisms: a CGN under black-box access, or the students, the baseline, the miniature."""
 
     name: str
     """Where it comes from, for tags and titles."""
@@ -135,13 +135,13 @@ class Teacher(Protocol):
     """Length of its noise vector."""
 
     def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw noise (n, noise_dim) from the teacher's own prior."""
+        """Draw noise (n, noise_dim) from the source's own prior."""
         ...
 
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Return a mask (B, 1, H, W) in [0, 1], or a texture or background (B, 3, H, W) in [-1, 1].
 
-        The same input always gives the same output. Inputs may lie on any device; the output is on the teacher's.
+        The same input always gives the same output. Inputs may lie on any device; the output is on the source's.
         """
         ...
 

@@ -16,7 +16,7 @@ import pytest
 from experiments import __main__ as suite
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs import store as run_store
-from skdcgn.runs.interruption import Interruption
+from skdcgn.runs.loop import Interruption
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = suite.Datasets("digits", "digits", "because")

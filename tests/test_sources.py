@@ -12,7 +12,7 @@ from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded
 from skdcgn.recipes.sources import finished_group, load_source
 from skdcgn.runs import identity as run_identity
@@ -55,7 +55,7 @@ def add_students(store: run_store.Store, parent: run_module.Run, config: Config,
                     run.log_student(student(mechanism, seed))
 
 
-def same_mask(a: Teacher, b: Teacher) -> bool:
+def same_mask(a: Source, b: Source) -> bool:
     noise, labels = torch.ones(2, 32), torch.tensor([1, 2])
     return torch.equal(*(each.render(Mechanism.SHAPE, noise, labels) for each in (a, b)))
 

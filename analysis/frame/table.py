@@ -1,15 +1,20 @@
-"""Tables from the run store: as a DataFrame, as CSV and as LaTeX."""
+"""One cell, one table: how numbers of runs are put into words, and tables shown, as CSV and as LaTeX."""
 
 import html
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.frame.style import output_folder
+from analysis.frame import style, view
 from skdcgn.files import atomic_path
+from skdcgn.measure.statistics import mean_interval
+
+READING = "Means over seeds with their 95 % Student-t interval and n, the number of seeds."
+"""What a reader of cells must know."""
 
 _SYMBOLS = {
     "×": r"$\times$",
@@ -27,6 +32,60 @@ _SYMBOLS = {
 }
 
 
+_NUMBERS = ("metric", "mean", "low", "high", "n", "text", "command")  # columns of every cell
+
+
+class Quantity(NamedTuple):
+    """What a cell shows, and how it is written."""
+
+    title: str
+    metric: str
+    """Column of the runs."""
+    form: str = ".3g"
+    scale: float = 1.0
+    """Factor on a value before it is written."""
+    counted: bool = False
+    """Whether it is counted rather than measured: one number, without an interval."""
+
+
+def cell(
+    shown: pd.DataFrame, quantity: Quantity, command: str = "", absent: str = "not measured", /, **place: str
+) -> dict[str, object]:
+    """Fill a cell from runs, or say what is missing.
+
+    Args:
+        shown: the runs, a row a seed.
+        quantity: what to show of them.
+        command: what makes the runs where there are none.
+        absent: what the cell says where the runs have no value.
+        place: columns of the table's cells, such as `mechanism` and `model`, with this cell's values; `quantity` is
+            the quantity's title.
+    """
+    if shown.empty:
+        return number([], quantity, "no finished run", **place) | {"command": command}
+    return number(view.values(shown, quantity.metric), quantity, absent, **place)
+
+
+def number(
+    values: Sequence[float], quantity: Quantity, absent: str = "not measured", /, **place: str
+) -> dict[str, object]:
+    """Fill a cell from the values of several seeds, such as paired differences; see `cell`."""
+    place = {"quantity": quantity.title, **place, "metric": quantity.metric}
+    if not len(values):
+        return words(absent, **place)
+    interval = mean_interval(values)
+    if quantity.counted:
+        text = format(values[0] * quantity.scale, quantity.form)
+    else:
+        text = style.write_interval(interval, quantity.form, quantity.scale)
+    return words(text, **place) | interval._asdict()
+
+
+def words(text: str, mean: float | None = None, /, **place: str) -> dict[str, object]:
+    """Fill a cell with what does not come from runs, such as a published number."""
+    return {"metric": "", **place, "mean": mean, "low": None, "high": None, "n": 0, "text": text, "command": ""}
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of numbers with its title and what a reader must know about them."""
@@ -42,6 +101,21 @@ class Table:
     """Column of `cells` that tells the table's columns apart."""
     name: str = ""
     """That of its files, and of its place in the report."""
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        cells: Iterable[Mapping[str, object]],
+        notes: Sequence[str] = (),
+        index: Sequence[str] = ("mechanism", "quantity"),
+        column: str = "model",
+    ) -> "Table":
+        """Make a table of cells, see `cell`, in the order of its rows and columns."""
+        frame = pd.DataFrame(cells)
+        places = [*index, column]
+        others = [name for name in frame if name not in (*places, *_NUMBERS)]
+        return cls(title, frame[[*places, *others, *_NUMBERS]], tuple(notes), tuple(index), column)
 
     @property
     def empty(self) -> bool:
@@ -90,7 +164,7 @@ class Table:
         ]
         uuid = f"{zlib.crc32(self.title.encode()):x}"  # two tables of one name would share their styles
         table = styler.to_html(table_uuid=uuid, table_attributes='class="results"', escape=True)
-        return _page(self.name, self.title, table, notes)
+        return _html(self.name, self.title, table, notes)
 
 
 @dataclass(frozen=True)
@@ -142,11 +216,11 @@ class Listing:
         shown = pd.DataFrame({name: cells[name].map(self.markup.get(name, html.escape)) for name in cells})
         with pd.option_context("display.max_colwidth", None):
             table = shown.to_html(index=False, escape=False, border=0, classes="listing")
-        return _page(self.name, self.title, table, map(html.escape, self.notes))
+        return _html(self.name, self.title, table, map(html.escape, self.notes))
 
 
 def _save(frame: pd.DataFrame, latex: str, name: str, folder: Path | None) -> None:
-    folder = (folder or output_folder()) / "tables"
+    folder = (folder or style.output_folder()) / "tables"
     with atomic_path(folder / f"{name}.csv") as temporary:
         frame.to_csv(temporary, index=False, float_format="%.8g")
     with atomic_path(folder / f"{name}.tex") as temporary:
@@ -160,7 +234,7 @@ def _document(title: str, body: str, notes: Iterable[str]) -> str:
     return f"% packages: {packages}\n\\textbf{{{_latex(title)}}}\n\n{_symbols(body)}\n{lines}\n"
 
 
-def _page(name: str, title: str, table: str, notes: Iterable[str]) -> str:
+def _html(name: str, title: str, table: str, notes: Iterable[str]) -> str:
     """Return a table's HTML with its title above and its notes, of HTML themselves, below."""
     anchor = f' id="{name}"' if name else ""
     items = "".join(f"<li>{note}</li>" for note in notes)

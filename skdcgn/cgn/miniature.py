@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from skdcgn.cgn.imagenet import MINIATURE, GeneratorName, ImageNetCGN, Part, truncated_noise
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
 
 TRUNCATIONS = (0.4, 1.0)
@@ -81,7 +81,7 @@ class FitConfig:
         }[part]
 
 
-def regression(cgn: ImageNetCGN, part: Part, teacher: Teacher, config: FitConfig, seed: int) -> "Regression":
+def regression(cgn: ImageNetCGN, part: Part, teacher: Source, config: FitConfig, seed: int) -> "Regression":
     """Return the fit of one part of a miniature; for the U²-Net, f_shape and biggan_GT must be fitted already."""
     loss = saliency_loss(cgn, teacher, config.batch_size)
     if part != "u2net":
@@ -142,7 +142,7 @@ class Regression:
         self._schedule.load_state_dict(state["schedule"])
 
 
-def target(teacher: Teacher, part: GeneratorName, noise: Tensor, labels: Tensor) -> Tensor:
+def target(teacher: Source, part: GeneratorName, noise: Tensor, labels: Tensor) -> Tensor:
     """Return the pictures (B, 3, H, W) in [-1, 1] that a generator of the miniature learns to draw."""
     if part == "f_text":
         return teacher.render(Mechanism.TEXTURE, noise, labels)
@@ -155,7 +155,7 @@ def target(teacher: Teacher, part: GeneratorName, noise: Tensor, labels: Tensor)
     return compose(mask, texture, background)
 
 
-def generator_loss(cgn: ImageNetCGN, part: GeneratorName, teacher: Teacher, batch_size: int) -> Loss:
+def generator_loss(cgn: ImageNetCGN, part: GeneratorName, teacher: Source, batch_size: int) -> Loss:
     """Return the loss of one generator: its L1 distance to the teacher on the same noise and labels.
 
     The teacher's noise is drawn as BigGAN's, at one truncation for each batch.
@@ -169,7 +169,7 @@ def generator_loss(cgn: ImageNetCGN, part: GeneratorName, teacher: Teacher, batc
     return loss
 
 
-def saliency_loss(cgn: ImageNetCGN, teacher: Teacher, batch_size: int) -> Loss:
+def saliency_loss(cgn: ImageNetCGN, teacher: Source, batch_size: int) -> Loss:
     """Return the loss of the U²-Net: binary cross entropies of its seven maps with the teacher's masks.
 
     Three eighths of a batch are pictures of the fitted f_shape, a quarter such of biggan_GT, a quarter counterfactuals
@@ -202,7 +202,7 @@ def saliency_loss(cgn: ImageNetCGN, teacher: Teacher, batch_size: int) -> Loss:
     return loss
 
 
-def _inputs(teacher: Teacher, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+def _inputs(teacher: Source, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Draw noise, labels and one truncation for all of them."""
     low, high = TRUNCATIONS
     truncation = low + (high - low) * torch.rand(1, generator=generator).item()

@@ -39,7 +39,7 @@ OWN_TEACHER_NAME = "our own double_colored MNIST CGN"
 
 
 class MNISTTeacher:
-    """A CGN for an MNIST variant behind the `Teacher` protocol; its mechanisms may be TinyGANs."""
+    """A CGN for an MNIST variant behind the `Source` protocol; its mechanisms may be TinyGANs."""
 
     resolution = mnist.RESOLUTION
     noise_dim = mnist.NOISE_DIM
@@ -64,7 +64,7 @@ class MNISTTeacher:
 
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Run one mechanism; see `Teacher.render`."""
+        """Run one mechanism; see `Source.render`."""
         device = next(self.cgn.parameters()).device
         return self.cgn(mechanism, noise.to(device), labels.to(device))
 
@@ -133,7 +133,7 @@ _PIXELS = 1 << 20  # rendered at a time: 16 images of 256x256, 1024 of 32x32
 
 
 class ImageNetTeacher:
-    """A CGN for ImageNet, whole or one mechanism at a time, behind the `teachers.Teacher` protocol."""
+    """A CGN for ImageNet, whole or one mechanism at a time, behind the `Source` protocol."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class ImageNetTeacher:
 
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Run one mechanism, a bounded number of images at a time; see `teachers.Teacher.render`."""
+        """Run one mechanism, a bounded number of images at a time; see `Source.render`."""
         network = self.network(mechanism)
         noise, labels = noise.to(self._device), labels.to(self._device)
         at_once = max(1, _PIXELS // self.resolution**2)
@@ -307,7 +307,7 @@ _PIXELS = 1 << 20  # pixels rendered at a time: 16 images of 256x256, 1024 of 32
 
 
 class UnconstrainedTeacher:
-    """A CGN's unconstrained generator behind the `Teacher` protocol.
+    """A CGN's unconstrained generator behind the `Source` protocol.
 
     It has one output, a picture, and goes by the name of the mechanism whose output is a picture of the same kind:
     the texture.

@@ -25,7 +25,7 @@ from skdcgn.counterfactuals.datasets import CounterfactualConfig, write
 from skdcgn.data.imagenet import ImageSet, centre_crop, random_crop, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 from skdcgn.runtime import Precision, autocast
 
@@ -88,15 +88,15 @@ class CounterfactualSet:
 
 
 class _Primed:
-    """A source fed with its teacher's noise: the students' own would not be truncated; see `teachers.Teacher`."""
+    """A source fed with its teacher's noise: the students' own would not be truncated; see `Source`."""
 
-    def __init__(self, source: Teacher, teacher: Teacher) -> None:
+    def __init__(self, source: Source, teacher: Source) -> None:
         self.name, self.sha256, self.stand_in = source.name, source.sha256, source.stand_in
         self.resolution, self.num_classes, self.noise_dim = source.resolution, source.num_classes, source.noise_dim
         self.render, self.parameters, self.sample_noise = source.render, source.parameters, teacher.sample_noise
 
 
-def draw_counterfactuals(folder: Path, source: Teacher, teacher: Teacher, config: EnsembleConfig) -> CounterfactualSet:
+def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: EnsembleConfig) -> CounterfactualSet:
     """Draw the counterfactuals that ensembles learn from, unless they are there already.
 
     Labels and noise are independent for each mechanism. Unlike CGN's MNIST models, its ImageNet model does not shuffle

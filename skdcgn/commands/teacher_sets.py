@@ -21,7 +21,7 @@ from skdcgn import runtime
 from skdcgn.cgn.teachers import imagenet_teacher, miniature_teacher, mnist_teacher
 from skdcgn.data.classes import select_classes
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.runtime import Precision, Runtime
 from skdcgn.tinygan.teacher_sets import _INDEX, TeacherSet, TeacherSetConfig, _size, set_folder, shard_bytes
 
@@ -80,7 +80,7 @@ def main(config: Config) -> None:
                 bar.update(written - bar.n)
 
 
-def _teacher(config: Config, device: torch.device) -> Teacher:
+def _teacher(config: Config, device: torch.device) -> Source:
     if config.teacher == "miniature":
         return miniature_teacher(device)
     if config.teacher != "imagenet":

@@ -25,7 +25,7 @@ from torch import Tensor
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
 from skdcgn.images import fit_resolution, to_uint8
-from skdcgn.mechanisms import Intervention, Mechanism, Teacher, compose, intervene, shuffle_patches
+from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene, shuffle_patches
 from skdcgn.randomness import stream
 
 Format = Literal["png", "shards"]
@@ -98,7 +98,7 @@ class CounterfactualData(NamedTuple):
 
 
 def generate(
-    source: Teacher,
+    source: Source,
     config: CounterfactualConfig,
     device: torch.device | str = "cpu",
     resolution: int | None = None,
@@ -120,7 +120,7 @@ def generate(
 
 
 def draw(
-    source: Teacher,
+    source: Source,
     config: CounterfactualConfig,
     device: torch.device | str = "cpu",
     resolution: int | None = None,
@@ -146,7 +146,7 @@ def _draw_labels(
     return labels, generator
 
 
-def _draw_chunk(source: Teacher, config: CounterfactualConfig, index: int, resolution: int) -> CounterfactualData:
+def _draw_chunk(source: Source, config: CounterfactualConfig, index: int, resolution: int) -> CounterfactualData:
     """Draw one whole chunk, whatever part of it the set keeps."""
     labels, generator = _draw_labels(config, source.num_classes, index)
     outputs = {}
@@ -165,7 +165,7 @@ def _draw_chunk(source: Teacher, config: CounterfactualConfig, index: int, resol
 
 def write(
     folder: Path,
-    source: Teacher,
+    source: Source,
     config: CounterfactualConfig,
     format: Format = "png",
     resolution: int | None = None,
@@ -200,7 +200,7 @@ def write(
     _write_index(folder, _index(source, config, format))
 
 
-def _claim(folder: Path, source: Teacher, config: CounterfactualConfig, format: Format, resolution: int) -> None:
+def _claim(folder: Path, source: Source, config: CounterfactualConfig, format: Format, resolution: int) -> None:
     """Say in `set.json` what the folder holds, unless it holds something else."""
     description = {
         "source": source.name,
@@ -254,7 +254,7 @@ def _write_shard(shard: Path, data: CounterfactualData, start: int, format: Form
     temporary.rename(shard)
 
 
-def _index(source: Teacher, config: CounterfactualConfig, format: Format) -> pd.DataFrame:
+def _index(source: Source, config: CounterfactualConfig, format: Format) -> pd.DataFrame:
     """Return the set's index, a row for each image; labels follow from the config, no shard is read."""
     chunks = [_draw_labels(config, source.num_classes, index)[0] for index in range(config.chunks)]
     labels = {mechanism: torch.cat([chunk[mechanism] for chunk in chunks])[: config.n] for mechanism in Mechanism}

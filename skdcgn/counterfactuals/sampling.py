@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skdcgn.mechanisms import Intervention, Mechanism, Teacher, compose, intervene, shuffle_patches
+from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene, shuffle_patches
 
 
 class Counterfactuals(NamedTuple):
@@ -32,7 +32,7 @@ class Counterfactuals(NamedTuple):
 
 
 def sample_counterfactuals(
-    source: Teacher,
+    source: Source,
     labels: Tensor,
     generator: torch.Generator,
     permute: bool = True,

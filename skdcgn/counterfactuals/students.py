@@ -12,7 +12,7 @@ from skdcgn.tinygan.networks import TinyGANGenerator
 
 
 class SKDCGN:
-    """Three students behind the `teachers.Teacher` protocol, so that whatever takes a CGN takes them as well."""
+    """Three students behind the `Source` protocol, so that whatever takes a CGN takes them as well."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from skdcgn.data import mnist
 from skdcgn.data.labels import balanced_labels
 from skdcgn.errors import InputError
 from skdcgn.images import to_uint8
-from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -107,7 +107,7 @@ class WildlifeDigits:
 class Composites:
     """Images composed of a teacher's own mechanisms (Eq. 1); its splits differ in their noise alone."""
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Source) -> None:
         self._teacher = teacher
         self.name = f"composites of the {teacher.name}"
         self.num_classes = teacher.num_classes
@@ -122,7 +122,7 @@ class Composites:
         return to_uint8(compose(*outputs))
 
 
-def scenery(fallback: Callable[[], Teacher]) -> tuple[Scenery, str]:
+def scenery(fallback: Callable[[], Source]) -> tuple[Scenery, str]:
     """Return where miniature pictures come from on this machine, and in one line which that is and why.
 
     Args:

@@ -7,7 +7,7 @@ from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.data.mnist import Dataset, make_dataset
 from skdcgn.measure import fidelity
 from skdcgn.measure.heldout import _chunked
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 
 STROKE_MASKS = 1000
@@ -15,7 +15,7 @@ STROKE_MASKS = 1000
 
 
 def measure_cgn(
-    source: Teacher,
+    source: Source,
     dataset: Dataset,
     images: int,
     classifier: ClassifierConfig,

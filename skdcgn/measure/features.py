@@ -23,7 +23,7 @@ from skdcgn.data.labels import balanced_labels
 from skdcgn.images import fit_resolution
 from skdcgn.measure import cost
 from skdcgn.measure.inception import FIDInception
-from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
 
 
@@ -122,7 +122,7 @@ def extractor(resolution: int, device: torch.device | str = "cpu", path: Path | 
     return Extractor("inception", features, probabilities, f"features: pytorch-fid's Inception, {located}")
 
 
-def draw_outputs(source: Teacher, teacher: Teacher, per_class: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+def draw_outputs(source: Source, teacher: Source, per_class: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     """Draw every mechanism's outputs for all classes alike, and counterfactuals composed of them (Eq. 1).
 
     Args:
@@ -148,8 +148,8 @@ def draw_outputs(source: Teacher, teacher: Teacher, per_class: int, seed: int) -
 
 
 def measure_source(
-    source: Teacher,
-    teacher: Teacher,
+    source: Source,
+    teacher: Source,
     extract: Extractor | None,
     per_class: int,
     seed: int = 0,
@@ -192,7 +192,7 @@ def measure_source(
     return measured
 
 
-def _cost(source: Teacher, mechanism: Mechanism, device: torch.device | str) -> dict[str, float]:
+def _cost(source: Source, mechanism: Mechanism, device: torch.device | str) -> dict[str, float]:
     noise = source.sample_noise(_CHUNK, stream(0, "cost", mechanism)).to(device)
     labels = torch.arange(_CHUNK, device=device) % source.num_classes
     render = partial(source.render, mechanism, noise, labels)

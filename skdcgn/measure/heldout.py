@@ -12,7 +12,7 @@ from skdcgn.data.labels import balanced_labels
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.measure import features as image_features
 from skdcgn.measure import fidelity
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.tinygan.records import Records
@@ -29,7 +29,7 @@ class HeldOut:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Source,
         mechanism: Mechanism,
         noise: Tensor,
         labels: Tensor,
@@ -51,7 +51,7 @@ class HeldOut:
     @classmethod
     def unseen(
         cls,
-        teacher: Teacher,
+        teacher: Source,
         mechanism: Mechanism,
         per_class: int,
         features: Features | None = None,
@@ -69,7 +69,7 @@ class HeldOut:
 
     @classmethod
     def seen(
-        cls, teacher: Teacher, mechanism: Mechanism, records: Records, device: torch.device | str = "cpu"
+        cls, teacher: Source, mechanism: Mechanism, records: Records, device: torch.device | str = "cpu"
     ) -> "HeldOut":
         """Return the same comparison on noise of the training records, to tell memory from generalisation."""
         return cls(teacher, mechanism, records.noise.to(device), records.labels.to(device))

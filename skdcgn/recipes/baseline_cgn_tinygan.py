@@ -27,7 +27,7 @@ from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost, fidelity
 from skdcgn.measure.features import Extractor, measure_source
 from skdcgn.measure.heldout import Features, HeldOut
-from skdcgn.mechanisms import Mechanism, Teacher, compose
+from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import seeded, stream
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
@@ -223,7 +223,7 @@ class Composed(NamedTuple):
     """(B, 3, H, W) in [-1, 1]."""
 
 
-def compose_counterfactuals(source: Teacher, noise: Tensor, labels: Mapping[Mechanism, Tensor]) -> Composed:
+def compose_counterfactuals(source: Source, noise: Tensor, labels: Mapping[Mechanism, Tensor]) -> Composed:
     """Compose counterfactuals as CGN does on ImageNet: one noise (B, noise_dim) for all, a label (B,) for each."""
     mask, texture, background = (source.render(mechanism, noise, labels[mechanism]) for mechanism in Mechanism)
     return Composed(compose(mask, texture, background), mask, texture, background)
@@ -241,7 +241,7 @@ def counterfactual_inputs(
     return noise, labels
 
 
-def measure(source: Teacher, reference: UnconstrainedTeacher, count: int, seed: int = 0) -> dict[str, float]:
+def measure(source: Source, reference: UnconstrainedTeacher, count: int, seed: int = 0) -> dict[str, float]:
     """Measure the counterfactuals of a source by what needs no features; all sources get the same input.
 
     Args:
@@ -282,7 +282,7 @@ def measure(source: Teacher, reference: UnconstrainedTeacher, count: int, seed: 
 
 def measure_run(
     run: Run,
-    source: Teacher,
+    source: Source,
     parts: Parts,
     recipe: CounterfactualRecipe,
     extract: Extractor | None,

@@ -17,12 +17,12 @@ from skdcgn.cgn.imagenet import ImageNetCGN, truncated_noise
 from skdcgn.cgn.miniature import target
 from skdcgn.data.labels import balanced_labels
 from skdcgn.measure import fidelity
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 
 
 @torch.no_grad()
-def scores(cgn: ImageNetCGN, teacher: Teacher, truncation: float, per_class: int, seed: int = 0) -> dict[str, float]:
+def scores(cgn: ImageNetCGN, teacher: Source, truncation: float, per_class: int, seed: int = 0) -> dict[str, float]:
     """Measure a miniature against what it was fitted to, on noise that no fit saw.
 
     Args:

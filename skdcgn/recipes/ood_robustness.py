@@ -19,7 +19,7 @@ from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
 from skdcgn.data.labels import balanced_labels
 from skdcgn.data.mnist import NUM_CLASSES, RESOLUTION, Dataset, TensorSet, make_dataset
 from skdcgn.images import grid, to_float
-from skdcgn.mechanisms import Teacher
+from skdcgn.mechanisms import Source
 from skdcgn.randomness import stream
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
@@ -61,7 +61,7 @@ def generated_images(generator: TinyGANGenerator, name: str, identity: str) -> I
     return ImageSource(name, identity, lambda n, seed: sample_images(generator, n, seed))
 
 
-def counterfactual_images(source: Teacher, per_mask: int) -> ImageSource:
+def counterfactual_images(source: Source, per_mask: int) -> ImageSource:
     """Return the counterfactuals of a source, at the data's resolution, labelled by their shape."""
 
     def sample(n: int, seed: int) -> tuple[Tensor, Tensor]:

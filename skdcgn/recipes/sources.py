@@ -9,7 +9,7 @@ from skdcgn.cgn.teachers import mnist_teacher
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.mnist import Variant
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs.store import Store
 
@@ -25,7 +25,7 @@ _PARENT = "mlflow.parentRunId"
 _OWN = ("mechanism", "seeds", "teacher", "runtime.")
 
 
-def load_source(spec: str, store: Store | None = None, device: torch.device | str = "cpu") -> Teacher:
+def load_source(spec: str, store: Store | None = None, device: torch.device | str = "cpu") -> Source:
     """Load a source of counterfactuals.
 
     Args:
@@ -69,7 +69,7 @@ def finished_group(store: Store, experiment: str, config: Any) -> str:
     raise InputError(f"the store {store.uri} has no finished run of {experiment} with this config: start it first.")
 
 
-def _load_run(run_id: str, store: Store, device: torch.device | str) -> Teacher:
+def _load_run(run_id: str, store: Store, device: torch.device | str) -> Source:
     """Load what a run has trained."""
     loaders = {"mnist_kd": _load_students, "train_cgn_mnist": _load_cgn, "baseline_mnist": _load_baseline}
     for experiment, load in loaders.items():
@@ -83,7 +83,7 @@ def _load_run(run_id: str, store: Store, device: torch.device | str) -> Teacher:
     raise InputError(f"the store {store.uri} has no run {run_id} of {', '.join(loaders)}.")
 
 
-def _load_cgn(run: "Run", store: Store, device: torch.device | str) -> Teacher:
+def _load_cgn(run: "Run", store: Store, device: torch.device | str) -> Source:
     """Load a CGN of our own."""
     dataset = run.data.tags.get("dataset", "")
     name = f"our CGN on {dataset} (run {run.info.run_id[:8]})"
@@ -91,13 +91,13 @@ def _load_cgn(run: "Run", store: Store, device: torch.device | str) -> Teacher:
         return mnist_teacher(dataset, path, device, name, stand_in=dataset == "digits")
 
 
-def _load_baseline(run: "Run", store: Store, device: torch.device | str) -> Teacher:
+def _load_baseline(run: "Run", store: Store, device: torch.device | str) -> Source:
     """Load the paper's baseline: a CGN of TinyGANs that was trained adversarially, not distilled."""
     students = {m: store.load_student(run.info.run_id, f"student_{m}") for m in Mechanism}
     return SKDCGN(students, f"baseline (run {run.info.run_id[:8]})", _stand_in(run), device)
 
 
-def _load_students(run: "Run", store: Store, device: torch.device | str) -> Teacher:
+def _load_students(run: "Run", store: Store, device: torch.device | str) -> Source:
     """Load the students of a group of `mnist_kd`, its lowest seed."""
     if _PARENT in run.data.tags:
         raise InputError(

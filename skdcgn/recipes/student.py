@@ -12,7 +12,7 @@ from skdcgn import distributed
 from skdcgn.counterfactuals.students import render
 from skdcgn.measure import cost
 from skdcgn.measure.heldout import Features, HeldOut
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded, stream
 from skdcgn.runs.loop import _progress, evaluation_steps, train
 from skdcgn.runs.run import Run
@@ -39,7 +39,7 @@ class StudentRecipe(Protocol):
     runtime: Runtime
 
 
-def teacher_tags(profile: str, dataset: str, teacher: Teacher) -> dict[str, object]:
+def teacher_tags(profile: str, dataset: str, teacher: Source) -> dict[str, object]:
     """Return the tags that every run with a teacher has."""
     return {
         "profile": profile,
@@ -52,7 +52,7 @@ def teacher_tags(profile: str, dataset: str, teacher: Teacher) -> dict[str, obje
 
 def distil(
     run: Run,
-    teacher: Teacher,
+    teacher: Source,
     mechanism: Mechanism,
     recipe: StudentRecipe,
     seed: int,
@@ -138,7 +138,7 @@ def distil(
 
 def _batches(
     teacher_sets: Path,
-    teacher: Teacher,
+    teacher: Source,
     mechanism: Mechanism,
     distill: DistillConfig,
     seed: int,
@@ -157,7 +157,7 @@ def _batches(
     return StoredBatches(TeacherSet(folder, classes), distill.batch_size, stream(seed, "train", mechanism), device)
 
 
-def _sizes(teacher: Teacher, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
+def _sizes(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
     """Parameters, and multiply-accumulates of one image, of the student and of the teacher's mechanism."""
     one = heldout.noise[:1], heldout.labels[:1]
     return {
@@ -168,7 +168,7 @@ def _sizes(teacher: Teacher, mechanism: Mechanism, student: TinyGANGenerator, he
     }
 
 
-def _latencies(teacher: Teacher, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
+def _latencies(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
     """Milliseconds a batch of 1 and of 64, for the student and the teacher's mechanism."""
     measured = {}
     for batch in (1, 64):

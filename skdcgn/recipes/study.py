@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from skdcgn import distributed
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.profiles import Profile
 from skdcgn.recipes.student import teacher_tags
 from skdcgn.runs import follow
@@ -63,7 +63,7 @@ class Study:
         experiment: str,
         config: StudyConfig,
         default: StudyConfig,
-        teacher: Teacher,
+        teacher: Source,
         store: run_store.Store,
         tags: Mapping[str, object],
         description: str,

@@ -19,7 +19,7 @@ import yaml
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
 from skdcgn.measure.statistics import mean_interval
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.profiles import MNIST, Profile
 from skdcgn.recipes.student import distil, teacher_tags
 from skdcgn.runs import identity as run_identity
@@ -87,7 +87,7 @@ def defaults(config_class: type[Config]) -> dict[Profile, Config]:
 def sweep_distillation(
     config: SweepConfig,
     experiment: str,
-    teacher: Teacher,
+    teacher: Source,
     device: torch.device,
     space: Space,
     first: Sequence[Params],

@@ -31,9 +31,9 @@ from skdcgn.data.mnist import NUM_CLASSES, Dataset, TensorSet, make_dataset
 from skdcgn.errors import InputError
 from skdcgn.images import to_uint8
 from skdcgn.measure.fidelity import mask_iou, nearest_stroke_iou
-from skdcgn.mechanisms import Intervention, Mechanism, Teacher, compose, intervene
+from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene
 from skdcgn.randomness import stream
-from skdcgn.runs.interruption import Interruption
+from skdcgn.runs.loop import Interruption
 from skdcgn.runtime import Runtime
 
 When = Literal["sampling", "training", "both"]
@@ -219,7 +219,7 @@ class Remembering:
     _PART = 100  # images rendered at a time: faster on a CPU than a whole chunk, which its cache cannot hold
     _MEMORY = 1_000_000_000  # bytes, beyond which outputs are rendered again
 
-    def __init__(self, source: Teacher) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._outputs: dict[tuple[Mechanism, bytes], Tensor] = {}
         self._bytes = 0
@@ -228,7 +228,7 @@ class Remembering:
         self.sample_noise, self.parameters = source.sample_noise, source.parameters
 
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Return the source's output, rendered once for each input; see `Teacher.render`."""
+        """Return the source's output, rendered once for each input; see `Source.render`."""
         key = mechanism, hashlib.sha256(noise.cpu().numpy().tobytes() + labels.cpu().numpy().tobytes()).digest()
         if key in self._outputs:
             return self._outputs[key]
@@ -243,7 +243,7 @@ class Remembering:
 # --- one case
 
 
-def measure(config: CaseConfig, source: Teacher, real: RealImages, device: torch.device) -> dict[str, float]:
+def measure(config: CaseConfig, source: Source, real: RealImages, device: torch.device) -> dict[str, float]:
     """Draw the counterfactuals of a case, train both classifiers on them, and measure all three.
 
     Args:
@@ -330,7 +330,7 @@ def two_way_sets(
     return parts[0], parts[1]
 
 
-def samples(source: Teacher, case: Case, seed: int) -> dict[str, Tensor]:
+def samples(source: Source, case: Case, seed: int) -> dict[str, Tensor]:
     """Draw a counterfactual of each class for Fig. 3: noise, labels and shifts are the same for all cases of a seed.
 
     Returns:
@@ -353,7 +353,7 @@ def samples(source: Teacher, case: Case, seed: int) -> dict[str, Tensor]:
     return {name: to_uint8(tensor) for name, tensor in tensors.items()}
 
 
-def mask_quality(source: Teacher, strokes: TensorSet, seed: int, per_class: int = 20) -> dict[str, float]:
+def mask_quality(source: Source, strokes: TensorSet, seed: int, per_class: int = 20) -> dict[str, float]:
     """Tell whether the masks of a CGN, as it generates them, are digits, and whether those of a class differ.
 
     Args:
@@ -380,7 +380,7 @@ def mask_quality(source: Teacher, strokes: TensorSet, seed: int, per_class: int 
 # --- what it takes
 
 
-def estimate_seconds(configs: Sequence[CaseConfig], data: TensorSet, source: Teacher, device: torch.device) -> float:
+def estimate_seconds(configs: Sequence[CaseConfig], data: TensorSet, source: Source, device: torch.device) -> float:
     """Estimate how long some cases and their CGNs take on this machine now, from a few timed steps of each kind.
 
     Args:

@@ -1,6 +1,7 @@
-"""Trainings as tracked runs: the loop that all of them share, and the distillation of one student."""
+"""The training loop that all trainings share: logging, checkpoints, evaluations, and signals that end it."""
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -9,14 +10,14 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from skdcgn import distributed
+from skdcgn.errors import Interrupted
 from skdcgn.files import load_checkpoint, save_checkpoint
-from skdcgn.runs.interruption import Interruption
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime
 
 
 class Trainer(Protocol):
-    """What can be trained by `train`: `distill.Distiller`, `cgn_training.CGNTrainer`."""
+    """What can be trained by `train`."""
 
     step: int
     steps: int
@@ -39,6 +40,35 @@ def evaluation_steps(steps: int, evaluations: int | Collection[float]) -> set[in
     if not isinstance(evaluations, int):
         return {max(1, round(steps * fraction)) for fraction in evaluations}
     return {round(steps * (index + 1) / evaluations) for index in range(evaluations)}
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a request that the training loop honors between two steps.
+
+    A second signal ends the process the ordinary way, for those who cannot wait.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _request(self, signum: int, _frame: object) -> None:
+        self.signum = signum
+        signal.signal(signum, self._previous[signum])
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came in since the block was entered."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
 
 
 def train(
@@ -67,8 +97,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came in; a checkpoint was left.
     """
     seconds = 0.0
-    logs = distributed.rank() == 0
-    state = distributed.broadcast(load_checkpoint(run.checkpoint) if logs and run.checkpoint.exists() else None)
+    state = distributed.broadcast(load_checkpoint(run.checkpoint) if run.leads and run.checkpoint.exists() else None)
     if state is not None:
         trainer.load_state_dict(state["trainer"])
         seconds = state["seconds"]
@@ -79,7 +108,7 @@ def train(
         state = {"trainer": trainer.state_dict(), "seconds": time.perf_counter() - start}
         save_checkpoint(run.checkpoint, state | {"run_id": run.run_id})
 
-    with Interruption() as interruption, _progress(description, "step", trainer.steps, trainer.step) as bar:
+    with Interruption() as interruption, progress(description, "step", trainer.steps, trainer.step) as bar:
         for step, losses in trainer.fit():
             for name, value in losses.items():
                 if not math.isfinite(value):
@@ -87,17 +116,17 @@ def train(
             if step % runtime.log_every == 0 or step == 1:
                 run.log_metrics("loss", losses, step)
             interruption.signum = distributed.any_of(interruption.signum)  # all processes end after the same step
-            if step in evaluate_at and logs:
+            if step in evaluate_at and run.leads:
                 evaluate(step)
             last = step == trainer.steps or interruption.signum is not None
-            if logs and (last or step % runtime.checkpoint_every == 0):
+            if run.leads and (last or step % runtime.checkpoint_every == 0):
                 save()
             bar.update()
             interruption.check()
     run.log_metrics("cost", {"train_seconds": time.perf_counter() - start}, trainer.steps)
 
 
-def _progress(description: str, unit: str, total: int, initial: int = 0) -> tqdm:
+def progress(description: str, unit: str, total: int, initial: int = 0) -> tqdm:
     """A progress bar; where the output is no terminal, a line now and then."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(total=total, initial=initial, desc=description, unit=unit, mininterval=interval)

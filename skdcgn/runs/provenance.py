@@ -1,47 +1,60 @@
-"""The run store: the only module that imports mlflow.
+"""Where a run comes from: the commit of the code, the machine, and the process, which may be alive or gone."""
 
-One store holds everything: SQLite at `mlruns/mlflow.db` with its artifacts beside it, or the tracking server that
-`MLFLOW_TRACKING_URI` names. A run is known by the hash of its resolved config and the version of the code: a
-finished one is not run again, a killed one is continued in the same MLflow run.
-"""
-
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
+import psutil
 import torch
-from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from skdcgn.runs.identity import _PROJECT, code_version
 from skdcgn.runtime import hardware
 
+PROJECT = Path(__file__).resolve().parents[2]
+"""The clone, or the folder of installed packages."""
 
-def provenance(experiment: str, description: str = "") -> dict[str, object]:
-    """Return the tags that say what a run is and where it comes from: code, commit, hardware and versions.
+COMMIT = "mlflow.source.git.commit"
+"""Tag of the commit, as MLflow calls it."""
 
-    Args:
-        experiment: see `code_version`.
-        description: markdown, shown in the UI.
-    """
-    tags = {
-        "code_version": code_version(experiment),
+
+def provenance() -> dict[str, object]:
+    """Return the tags that say where a run comes from: commit, hardware, versions and process."""
+    return {
         "hardware": hardware(),
         "torch": torch.__version__,
-        MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name,
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "process": this_process(),
         **_git_tags(),
     }
-    return {**tags, MLFLOW_RUN_NOTE: description} if description else tags
 
 
 def _git_tags() -> dict[str, object]:
     """The commit of the code and whether the tree differs from it; nothing where this is no git clone."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return {MLFLOW_GIT_COMMIT: commit, "git_dirty": bool(_git("status", "--porcelain"))}
+        return {COMMIT: _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_PROJECT), *arguments]
+    command = ["git", "-C", str(PROJECT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def this_process() -> str:
+    """Describe this process for `process_state`: host:pid@start."""
+    return f"{socket.gethostname()}:{os.getpid()}@{psutil.Process().create_time():.0f}"
+
+
+def process_state(process: str) -> Literal["alive", "gone", "elsewhere"]:
+    """Tell whether the process that `this_process` described is alive, or gone, or not one of this machine."""
+    host, _, identity = process.partition(":")
+    if host != socket.gethostname():
+        return "elsewhere"
+    pid, _, started = identity.partition("@")
+    try:  # a pid alone may have been given to another process since
+        return "alive" if f"{psutil.Process(int(pid)).create_time():.0f}" == started else "gone"
+    except (psutil.NoSuchProcess, ValueError):
+        return "gone"

@@ -1,17 +1,10 @@
-"""The run store: the only module that imports mlflow.
+"""A run in progress, and what it logs."""
 
-One store holds everything: SQLite at `mlruns/mlflow.db` with its artifacts beside it, or the tracking server that
-`MLFLOW_TRACKING_URI` names. A run is known by the hash of its resolved config and the version of the code: a
-finished one is not run again, a killed one is continued in the same MLflow run.
-"""
-
-import json
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,47 +13,34 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skdcgn.tinygan.networks import TinyGANGenerator, save_generator
-
-if TYPE_CHECKING:
-    from skdcgn.runs.store import Store
+from skdcgn.distributed import broadcast, world
+from skdcgn.runs.store import Store
 
 _BATCH = 1000  # MLflow takes at most this many metrics in one call
 
 
 class Run:
-    """An MLflow run in progress (or a finished one, to be left alone).
+    """A run in progress.
 
-    A resumed run repeats the steps since its last checkpoint. What it had logged of them already is not logged
-    twice.
+    A resumed run repeats the steps since its last checkpoint. What it had logged of them already is not logged twice.
     """
 
-    def __init__(self, store: "Store", run_id: str, finished: bool = False, resumed: bool = False) -> None:
-        self.store, self.run_id, self.finished, self.resumed = store, run_id, finished, resumed
+    leads = True
+    """Whether this process logs: of several, as torchrun starts them, only the first."""
+
+    def __init__(self, store: Store, run_id: str, resumed: bool = False) -> None:
+        self.store, self.run_id, self.resumed = store, run_id, resumed
         self.checkpoint = store.folder / "checkpoints" / f"{run_id}.pt"
         self._pending: list[Metric] = []
         self._logged: dict[str, int] = {}
         self._images: set[tuple[str, int]] = set()
         if resumed:
-            for key in store.client.get_run(run_id).data.metrics:
-                if not key.startswith("system/"):
-                    history = store.client.get_metric_history(run_id, key)
-                    self._logged[key] = max(metric.step for metric in history)
-            for file in store.client.list_artifacts(run_id, "images"):
-                found = re.match(r"images/(.+)\+step\+(\d+)\+", file.path)
+            for key in store.record(run_id).metrics:
+                self._logged[key] = store.history(run_id, key)[-1][0]
+            for file in store.files(run_id, "images"):
+                found = re.match(r"images/(.+)\+step\+(\d+)\+", file)
                 if found:
                     self._images.add((found[1].replace("~", "/"), int(found[2])))
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The latest value of every metric but the system's."""
-        metrics = self.store.client.get_run(self.run_id).data.metrics
-        return {key: value for key, value in metrics.items() if not key.startswith("system/")}
-
-    @property
-    def final(self) -> dict[str, float]:
-        """The metrics `final/<name>` by their name."""
-        return {key.removeprefix("final/"): value for key, value in self.metrics.items() if key.startswith("final/")}
 
     def log_metrics(self, prefix: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Note metrics as `prefix/name`; they reach the store with the next `flush`."""
@@ -87,27 +67,51 @@ class Run:
             self.store.client.log_image(self.run_id, Image.fromarray(pixels), key=key, step=step, synchronous=True)
             self._images.add((key, step))
 
-    def log_student(self, student: TinyGANGenerator, name: str = "student") -> None:
-        """Keep a student's weights and config under a name; `Store.load_student` loads them again."""
-        with tempfile.TemporaryDirectory() as folder:
-            save_generator(student, Path(folder))
-            self.store.client.log_artifacts(self.run_id, folder, name)
-
     def log_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a name; `Store.load_tensors` loads them again."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}.safetensors"
-            save_file(
-                {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, path
-            )
-            self.store.client.log_artifact(self.run_id, str(path))
+        contiguous = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+        self.log_file(f"{name}.safetensors", lambda path: save_file(contiguous, path))
 
-    def log_file(self, path: Path) -> None:
-        """Keep a file under its own name; `Store.artifact` gets it back."""
-        self.store.client.log_artifact(self.run_id, str(path))
+    def log_file(self, name: str, write: Callable[[Path], object]) -> None:
+        """Keep a file or folder under a name; `Store.artifact` gets it back.
+
+        Args:
+            name: of the file or folder.
+            write: writes it at a path.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            write(path)
+            if path.is_dir():
+                self.store.client.log_artifacts(self.run_id, str(path), name)
+            else:
+                self.store.client.log_artifact(self.run_id, str(path))
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Note what data the run reads: shown as a dataset input in the UI."""
-        entity = Dataset(name, digest[:8], "code", json.dumps({"tags": {"source": source}}))
+        entity = Dataset(name, digest[:8], "code", f'{{"tags": {{"source": "{source}"}}}}')
         tag = InputTag("mlflow.data.context", context)
         self.store.client.log_inputs(self.run_id, [DatasetInput(entity, [tag])])
+
+
+class Follower(Run):
+    """A run as all processes but the first see it, where torchrun started several: they take part and log nothing."""
+
+    leads = False
+
+    def __init__(self, store: Store) -> None:
+        """Wait for the first process to start a run."""
+        self.store = store
+        self.run_id, self.resumed, self.checkpoint = broadcast(None)
+
+    def log_metrics(self, prefix: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log nothing."""
+
+    def flush(self) -> None:
+        """Write nothing."""
+
+
+def announce(run: Run) -> None:
+    """Tell the other processes about a run that this one, the first, has started."""
+    if world() > 1:
+        broadcast((run.run_id, run.resumed, run.checkpoint))

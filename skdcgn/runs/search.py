@@ -18,13 +18,11 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
-from skdcgn.runs import processes
-from skdcgn.runs import run as run_module
 from skdcgn.runs.loop import Diverged
+from skdcgn.runs.provenance import process_state, this_process
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
-
-Direction = Literal["maximize", "minimize"]
+from skdcgn.runs.studies import Direction, study_storage, table
 
 Space = Mapping[str, BaseDistribution]
 """Dotted field of a config, such as `loss.lambda_1`, to what it may be."""
@@ -35,7 +33,7 @@ Params = Mapping[str, Any]
 Report = Callable[[int, float], None]
 """Takes a step and the objective's value there, and raises optuna.TrialPruned where the trial is hopeless."""
 
-Objective = Callable[[run_module.Run, Params, Report | None], Sequence[float]]
+Objective = Callable[[Run, Params, Report | None], Sequence[float]]
 
 Config = TypeVar("Config")
 
@@ -105,7 +103,7 @@ class Sweep:
         # the same. Across machines, where no lock reaches, a waiting trial taken twice costs its time only.
         self._lock = FileLock(store.folder / f".{experiment}.lock")
         with self._lock:
-            self._storage = store.study_storage(experiment)
+            self._storage = study_storage(store, experiment)
             if self._find() is None:
                 study = optuna.create_study(
                     study_name=name, storage=self._storage, directions=list(directions.values())
@@ -126,8 +124,8 @@ class Sweep:
 
     def _find(self) -> str | None:
         """Return the id of the study's run."""
-        runs = self._store.search(self._experiment)
-        return next((run.info.run_id for run in runs if run.info.run_name == self.name), None)
+        runs = self._store.runs(self._experiment)
+        return next((run.run_id for run in runs if run.name == self.name and run.parent is None), None)
 
     def work(self, objective: Objective, say: Callable[[str], object] | None = None) -> bool:
         """Run trials until every one of the study has been run, or is being run by another worker.
@@ -140,7 +138,7 @@ class Sweep:
         Returns:
             Whether the study is complete: False while other workers are still at it.
         """
-        self._store.client.update_run(self.run.run_id, status="RUNNING")
+        self._store.set_status(self.run.run_id, "RUNNING")
         while (trial := self._next()) is not None:
             line = self._try(trial, objective)
             if say is not None:
@@ -159,7 +157,7 @@ class Sweep:
                 return None
             self.study.sampler = _sampler(self._search, len(trials))
             trial = self.study.ask(dict(self.space))
-            process = {"process": processes.this_process(), "started": time.time()}
+            process = {"process": this_process(), "started": time.time()}
             for key, value in {**process, **self._attributes}.items():
                 trial.set_user_attr(key, value)
             self._storage.flush_all_batches()
@@ -168,7 +166,7 @@ class Sweep:
     def _try(self, trial: optuna.Trial, objective: Objective) -> str:
         """Run one trial to whatever end, and tell that in a line."""
         run = Run(self._store, trial._trial_id)  # MLflow's storage calls trials by their runs
-        run.set_tags({_NAME: f"{self.name}: trial {trial.number}", "phase": "trial", "trial": trial.number})
+        run.set_tags({_NAME: f"{self.name}: trial {trial.number}", "kind": "trial", "trial": trial.number})
         start = time.perf_counter()
 
         def report(step: int, value: float) -> None:
@@ -203,7 +201,7 @@ class Sweep:
         """Have the trials run again whose process has died: a killed process cannot do so itself."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             process, started = trial.user_attrs.get("process"), trial.user_attrs.get("started")
-            state = processes.process_state(process) if process else "elsewhere"
+            state = process_state(process) if process else "elsewhere"
             minutes = (time.time() - (started or trial.datetime_start.timestamp())) / 60
             if state == "gone" or (state == "elsewhere" and minutes > self._search.dead_after):
                 self._retry(trial)
@@ -240,7 +238,7 @@ class Sweep:
     def end(self) -> None:
         """Mark the study's run as finished; it can be gone on with nevertheless."""
         self._storage.flush_all_batches()
-        self._store.client.set_terminated(self.run.run_id, "FINISHED")
+        self._store.set_status(self.run.run_id, "FINISHED")
 
 
 def _sampler(search: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
@@ -253,39 +251,6 @@ def _sampler(search: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
     if search.sampler == "qmc":  # keeps its place in the sequence in the study
         return optuna.samplers.QMCSampler(seed=search.seed, scramble=True, warn_asynchronous_seeding=False)
     return optuna.samplers.RandomSampler(seed=seed)
-
-
-def load_study(store: Store, experiment: str, name: str) -> optuna.Study:
-    """Load a study of the store to read it.
-
-    Raises:
-        InputError: there is no such study.
-    """
-    if not any(run.info.run_name == name for run in store.search(experiment)):
-        raise InputError(f"the store {store.uri} holds no study {name!r} of {experiment}.")
-    return optuna.load_study(study_name=name, storage=store.study_storage(experiment))
-
-
-def table(study: optuna.Study) -> pd.DataFrame:
-    """Return a study as a table, a row for each trial.
-
-    Columns: number, state, the objectives by name (a pruned trial has its last report), the parameters by name,
-    evaluations (how many it reported), seconds, what the study's attributes are, retry_of (the number of the trial
-    that this one repeats, because its process died), run_id.
-    """
-    names = study.user_attrs["objectives"]
-    rows = []
-    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
-        attributes = {k: v for k, v in trial.user_attrs.items() if k not in ("process", "started", "retry")}
-        lost = attributes.pop("lost", False)
-        rows.append(
-            {"number": trial.number, "state": "lost" if lost else trial.state.name.lower()}
-            | dict(zip(names, trial.values or [None] * len(names), strict=True))
-            | trial.params
-            | {"evaluations": len(trial.intermediate_values), "seconds": None, "retry_of": None, **attributes}
-            | {"run_id": trial._trial_id}
-        )
-    return pd.DataFrame(rows)
 
 
 def apply(config: Config, params: Params) -> Config:

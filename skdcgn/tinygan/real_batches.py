@@ -9,7 +9,7 @@ from torch import Tensor
 from skdcgn.data.imagenet import centre_crop, image_folder, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
-from skdcgn.mechanisms import Teacher
+from skdcgn.mechanisms import Source
 from skdcgn.tinygan.records import Records
 
 _READERS = 8  # threads: decoding lets go of Python's lock
@@ -22,7 +22,7 @@ class RealBatches:
     not belong together as in a teacher's records (Chang and Lu, 2020).
     """
 
-    def __init__(self, folder: Path, teacher: Teacher, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(self, folder: Path, teacher: Source, batch_size: int, generator: torch.Generator) -> None:
         """List the images.
 
         Args:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from skdcgn import distributed
 from skdcgn.images import to_float
-from skdcgn.mechanisms import Mechanism, Teacher, shuffle_patches
+from skdcgn.mechanisms import Mechanism, Source, shuffle_patches
 
 
 class Records(NamedTuple):
@@ -31,7 +31,7 @@ class Records(NamedTuple):
 
 
 def draw_records(
-    teacher: Teacher,
+    teacher: Source,
     mechanism: Mechanism,
     labels: Tensor,
     generator: torch.Generator,
@@ -63,7 +63,7 @@ def draw_records(
     return Records(noise, labels, _as_published_files(mechanism.to_image(output, 3)))
 
 
-def render_records(teacher: Teacher, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Records:
+def render_records(teacher: Source, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Records:
     """Return the records of given noise (B, noise_dim) and labels (B,); images are on the noise's device."""
     output = teacher.render(mechanism, noise, labels).to(noise.device)
     return Records(noise, labels, mechanism.to_image(output, mechanism.channels))
@@ -95,7 +95,7 @@ class FreshBatches:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Source,
         mechanism: Mechanism,
         batch_size: int,
         generator: torch.Generator,

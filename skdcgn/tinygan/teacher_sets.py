@@ -29,7 +29,7 @@ from skdcgn import distributed
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path, sha256
 from skdcgn.images import to_float, to_uint8
-from skdcgn.mechanisms import Mechanism, Teacher
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 from skdcgn.tinygan.records import Records, draw_records
 
@@ -101,7 +101,7 @@ class TeacherSet:
 
     @classmethod
     def write(
-        cls, folder: Path, teacher: Teacher, config: TeacherSetConfig, classes: Sequence[int] | None = None
+        cls, folder: Path, teacher: Source, config: TeacherSetConfig, classes: Sequence[int] | None = None
     ) -> Iterator[tuple[int, int]]:
         """Write what is missing of a set, beside any other process that does so, yielding (shards there, in all).
 
@@ -149,7 +149,7 @@ class TeacherSet:
             yield name, (folder / name).is_file() and sha256(folder / name) == checksum
 
 
-def draw_shard(teacher: Teacher, config: TeacherSetConfig, label: int) -> Records:
+def draw_shard(teacher: Source, config: TeacherSetConfig, label: int) -> Records:
     """Draw (again) the records of one class of a teacher set; images are uint8, a chunk of them floats at a time."""
     generator = stream(config.seed, "teacher set", config.split, config.mechanism, label)
     chunks = []
@@ -159,13 +159,13 @@ def draw_shard(teacher: Teacher, config: TeacherSetConfig, label: int) -> Record
     return Records(*(torch.cat(values).contiguous() for values in zip(*chunks, strict=True)))
 
 
-def set_folder(root: Path, teacher: Teacher, config: TeacherSetConfig) -> Path:
+def set_folder(root: Path, teacher: Source, config: TeacherSetConfig) -> Path:
     """Return the folder under `root` where the set of this teacher and config belongs."""
     key = json.dumps({"teacher": teacher.sha256, **asdict(config)}, sort_keys=True)
     return root / f"{config.mechanism}-{config.split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def shard_bytes(teacher: Teacher, config: TeacherSetConfig) -> int:
+def shard_bytes(teacher: Source, config: TeacherSetConfig) -> int:
     """Return the size of one class of a set on disk, headers aside."""
     channels, side = config.mechanism.channels, teacher.resolution
     if config.published_code:
@@ -199,7 +199,7 @@ def _recorded(folder: Path, description: Mapping[str, Any]) -> set[int]:
 
 
 def _write_shard(
-    folder: Path, teacher: Teacher, config: TeacherSetConfig, label: int, description: Mapping[str, Any]
+    folder: Path, teacher: Source, config: TeacherSetConfig, label: int, description: Mapping[str, Any]
 ) -> None:
     """Draw a shard, put it in place, then note its checksum: a shard without one does not count."""
     path = folder / _name(label)
@@ -213,7 +213,7 @@ def _write_shard(
             temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _check_disk(folder: Path, teacher: Teacher, config: TeacherSetConfig, shards: int) -> None:
+def _check_disk(folder: Path, teacher: Source, config: TeacherSetConfig, shards: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = shards * shard_bytes(teacher, config), shutil.disk_usage(folder).free
     if needed > free:
