@@ -58,20 +58,16 @@ def chosen(view: View, experiment: str) -> pd.DataFrame:
     return view.chosen(experiment, by=by, alike=_ALIKE, kind="student")
 
 
-def figures_over_training(view: View) -> dict[str, Figure]:
-    """Draw Fig. 12, 13 and 16: masks of the teacher over those of a variant's student, after epochs 2, 10, 30 of 30.
+def figure_over_training(view: View, number: int, variant: str) -> Figure:
+    """Draw Fig. 12, 13 or 16: masks of the teacher over those of a variant's student, after epochs 2, 10, 30 of 30.
 
     The captions of the paper name three mechanisms; its text names the mask alone, which is what its pictures show.
+
+    Args:
+        view: of the runs.
+        number: of the paper's figure.
+        variant: a key of `skdcgn.tinygan.variants.APPENDIX_D`.
     """
-    variants = {
-        "figure_12_cross_entropy": "cross_entropy",
-        "figure_13_d1": "d1_kl_layers",
-        "figure_16_d3": "d3_mse",
-    }
-    return {name: _over_training(view, name.split("_")[1], variant) for name, variant in variants.items()}
-
-
-def _over_training(view: View, number: str, variant: str) -> Figure:
     title = f"Fig. {number}: mask students, {APPENDIX_D[variant].title}, over training"
     title = caption.title(title, dataset=view.dataset(ABLATION))
     shown = chosen(view, ABLATION).query("mechanism == 'shape' and variant == @variant")

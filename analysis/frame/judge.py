@@ -7,6 +7,7 @@ all ask here, so that no two places of a report can answer differently.
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -28,6 +29,25 @@ class Judgment(NamedTuple):
     """Whether the prediction holds; None where the values do not decide."""
     text: str
     """The mean with its interval and n; empty without a value."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One prediction of a claim against the runs that test it."""
+
+    text: str
+    """The number, with its interval and n, or what is missing."""
+    holds: bool | None
+    """Whether the prediction holds; None where the runs do not decide."""
+    run_ids: tuple[str, ...] = ()
+    scale: str = ""
+    """Profile, n, teacher."""
+    smoke: bool = False
+    stand_in: bool = False
+    command: str = ""
+    """What makes missing runs."""
+    decides: bool = True
+    """Whether it counts: what stands beside the claim, for comparison, does not."""
 
 
 class Words(NamedTuple):
@@ -106,3 +126,36 @@ def difference(shown: pd.DataFrame, column: str, arm: str, baseline: str, metric
         metric: a column.
     """
     return paired(shown[shown[column] == arm], shown[shown[column] == baseline], metric)
+
+
+def found(name: str, judgment: Judgment, shown: pd.DataFrame) -> Finding:
+    """Put a judgment beside the runs that it rests on.
+
+    Args:
+        name: of the number.
+        judgment: what the values of the runs say.
+        shown: the runs.
+    """
+    text = f"{name} {judgment.text}" if judgment.interval else f"{name}: not reached, or not measured"
+    return resting_on(shown, judgment.interval.n if judgment.interval else 0, text, judgment.holds)
+
+
+def resting_on(shown: pd.DataFrame, n: int, text: str, holds: bool | None) -> Finding:
+    """Make a finding of the runs that it rests on.
+
+    Args:
+        shown: the runs.
+        n: how many values it was made of.
+        text: what it says.
+        holds: whether the prediction holds.
+    """
+    first = shown.iloc[0]
+    teacher = "" if first["teacher"] in (None, "none") or pd.isna(first["teacher"]) else f", {first['teacher']}"
+    return Finding(
+        text,
+        holds,
+        tuple(shown["run_id"]),
+        f"{first['profile']}, n={n}{teacher}",
+        smoke=bool(first["profile"] == "smoke"),
+        stand_in=bool(first["stand_in"] or first["dataset"] == "digits"),
+    )

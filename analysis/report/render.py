@@ -26,12 +26,12 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config as TraitletsConfig
 
-from analysis.frame import view
 from analysis.frame.style import OUTPUT_VARIABLE
+from analysis.frame.view import View
 from skdcgn import cli
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.runs import store as run_store
+from skdcgn.runs.store import Store, open_store
 
 _FOLDER = Path(__file__).resolve().parents[1]
 
@@ -105,7 +105,7 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
     Raises:
         InputError: the store cannot be opened, or a cell fails; then nothing of the old output is touched.
     """
-    store = run_store.open_store(config.store)
+    store = open_store(config.store)
     notebooks = sorted(_FOLDER.glob("*.ipynb"), key=_place) if notebooks is None else notebooks
     output = config.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -173,13 +173,14 @@ def _place(path: Path) -> tuple[int, str]:
     return (ORDER.index(path.stem) if path.stem in ORDER else len(ORDER), path.stem)
 
 
-def _origin(store: run_store.Store) -> str:
+def _origin(store: Store) -> str:
     """Say, as HTML, what the report is drawn from: store, profiles, commits, and when."""
     profiles, commits = Counter[str](), Counter[str]()
-    for experiment in view.experiments(store):
-        for _, run in view.results(store, experiment).iterrows():
-            profiles[run["profile"]] += 1
-            commits[run["commit"][:10] or "code that was not committed"] += 1
+    view = View(store)
+    for experiment in view.experiments():
+        results = view.results(experiment)
+        profiles.update(results["profile"])
+        commits.update(results["commit"].str[:10].replace("", "code that was not committed"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     counted = ", ".join(f"{count} at {profile}" for profile, count in profiles.most_common()) or "none"
     made_by = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common()) or "none"
