@@ -27,12 +27,11 @@ def convergence(view: View) -> Table:
         command = view.command(CONVERGENCE, mechanism=mechanism)
         for metric in ("steps_to_target", "iou" if mechanism is Mechanism.SHAPE else "l1"):
             quantity = Quantity(METRICS[metric], f"final/{metric}")
-            place = {"mechanism": mechanism.value, "quantity": quantity.title}
+            absent, place = "never reached", {"mechanism": mechanism.value}
             for arm, title in titles.items():
-                runs = shown[shown[tag] == arm]
-                cells.append(cell(runs, quantity, command, absent="never reached", **place, model=title))
+                cells.append(cell(shown[shown[tag] == arm], quantity, command, absent, **place, model=title))
             gains = difference(shown, tag, "paper", "none", quantity.metric)
-            gain = number(gains, quantity, absent="never reached", **place, model=_GAIN)
+            gain = number(gains, quantity, absent, **place, model=_GAIN)
             cells.append(cell(shown, quantity, command, **place, model=_GAIN) if shown.empty else gain)
     notes = [READING, "The last column is paired by seed."]
     if not compared.empty:

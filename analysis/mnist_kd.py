@@ -58,20 +58,20 @@ def compression(view: View) -> Table:
     Args:
         view: of the runs. Our students are those of its profile, by default the widest one beside `paper`.
     """
-    cells, origins, shown = [], {}, []
+    cells, origins = [], {}
+    published = View(view.store, "paper", view.dataset(EXPERIMENT))
     for mechanism in Mechanism:
         tags = {"kind": "student", "mechanism": mechanism.value}
-        theirs = view.chosen(EXPERIMENT, **tags, profile="paper")
+        theirs = published.chosen(EXPERIMENT, **tags)
         if not theirs.empty:  # runs of one setting, so of one size: any other one is no student of the paper's
             theirs = theirs[theirs["final/parameters"] == published_size()["final/parameters"]]
-        profile = view.profile or tuple(name for name in PROFILES if name != "paper")
-        ours = view.chosen(EXPERIMENT, **tags, profile=profile)
+        profiles = [view.profile] if view.profile else [profile for profile in PROFILES if profile != "paper"]
+        of_profiles = [view.chosen(EXPERIMENT, **tags, profile=profile) for profile in profiles]
+        ours = next((runs for runs in of_profiles if len(runs)), of_profiles[0])
         models = {"teacher": theirs if ours.empty else ours, "paper's student": theirs, "ours": ours}
         cells += _mechanism_cells(view, mechanism, models)
-        for model in ("ours", "paper's student"):
-            origins[f"{mechanism.capitalize()}, {model}"] = models[model]
-            shown.append(models[model])
-    title = caption.title("Compression of the CGN's mechanisms", *shown, dataset=view.dataset(EXPERIMENT))
+        origins |= {f"{mechanism.capitalize()}, {model}": models[model] for model in ("ours", "paper's student")}
+    title = caption.title("Compression of the CGN's mechanisms", *origins.values(), dataset=view.dataset(EXPERIMENT))
     rows = _with_ratios(pd.DataFrame(cells)).to_dict("records")
     return Table.of(title, rows, (*_NOTES, *caption.origins(origins)))
 
@@ -85,16 +85,17 @@ def _mechanism_cells(view: View, mechanism: Mechanism, models: dict[str, pd.Data
         if quantity.metric == "final/iou" and mechanism is not Mechanism.SHAPE:
             continue
         for model, shown in models.items():
-            place = {"mechanism": mechanism.value, "quantity": quantity.title, "model": model}
+            place = {"mechanism": mechanism.value, "model": model}
+            described = {"quantity": quantity.title, "metric": quantity.metric, **place}
             if model == "teacher" and teachers is None:
-                made = words("reference", **place)
+                cells.append(words("reference", **described))
             elif model == "paper's student" and quantity.metric in published_size():
                 size = published_size()[quantity.metric]
-                made = words(format(size * quantity.scale, quantity.form), float(size), **place)
+                cells.append(words(format(size * quantity.scale, quantity.form), float(size), **described))
             else:
                 measured = quantity._replace(metric=teachers) if model == "teacher" else quantity
                 made = cell(shown, measured, commands.get(model, own), **place)
-            cells.append(made | {"metric": quantity.metric})
+                cells.append(made | {"metric": quantity.metric})
     return cells
 
 

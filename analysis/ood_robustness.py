@@ -72,7 +72,7 @@ def table(view: View) -> Table:
         command = view.command(EXPERIMENT, profile=profile or view.profile, sources=source)
         for name, title in {"train": "train", **tests}.items():
             quantity = Quantity(title, f"final/{name}_accuracy", ".1f", 100)
-            cells.append(cell(runs, quantity, command, absent="–", source=SOURCES[source], quantity=title))
+            cells.append(cell(runs, quantity, command, "–", source=SOURCES[source]))
     notes = (*_NOTES, *([_DRIFT] if drifting else []), *_origins(shown))
     return Table.of(
         _title(view, "Robustness by the source of training images", shown), cells, notes, ("source",), "quantity"

@@ -18,9 +18,9 @@ from analysis.frame import caption, style
 from analysis.frame.judge import Words, judge, say
 from analysis.frame.table import Listing
 from analysis.frame.view import View
-from skdcgn.runs import search
-from skdcgn.runs.search import StudyRecord
+from skdcgn.runs import studies
 from skdcgn.runs.store import Store
+from skdcgn.runs.studies import StudyRecord
 
 LABELS = {"iou": "held-out mask IoU ↑", "l1": "held-out L1 ↓", "parameters": "student's parameters ↓"}
 NAMES = {
@@ -146,7 +146,7 @@ def find(view: View, experiment: str, objectives: int = 1) -> Found | None:
         objectives: how many of them the study has.
     """
     for record in view.records(experiment, kind="study"):
-        study = search.load_study(view.store, experiment, record.name)
+        study = studies.load_study(view.store, experiment, record.name)
         states = study.trials.get("state", pd.Series(dtype=object))
         if len(study.objectives) != objectives or not (states == "complete").any():
             continue
@@ -234,7 +234,7 @@ _HISTORY = Plot(
 def _importance(found: Found, panels: Sequence[Axes]) -> None:
     """Draw how much of the objective's variation each parameter explains, and how sure that is."""
     (axes,) = panels
-    values = search.importances(found.store, found.experiment, found.study.name, _RESAMPLES)
+    values = studies.importances(found.store, found.experiment, found.study.name, _RESAMPLES)
     names = values.groupby("parameter")["share"].mean().sort_values(ascending=False).index
     for index, method in enumerate(values["method"].unique()):
         chosen = values[values["method"] == method]

@@ -126,8 +126,7 @@ def table_1(view: View) -> Table:
     made, notes = list(cells(results, view.command(EXPERIMENT))), _NOTES
     if results.empty:
         quantity = Quantity("test", "valid_accuracy")
-        place = {"protocol": "any", "intervention": "any", "quantity": "test"}
-        made = [cell(results, quantity, view.command(EXPERIMENT), **place)]
+        made = [cell(results, quantity, view.command(EXPERIMENT), protocol="any", intervention="any")]
     else:
         notes = (*_NOTES, _provenance(results), *verdict(results))
     return Table.of(title, made, notes, ("protocol", "intervention"), "quantity")
@@ -148,7 +147,7 @@ def cells(results: pd.DataFrame, command: str = "") -> Iterator[dict[str, object
             place = {"protocol": str(protocol), "intervention": title}
             yield words(f"{known.train:.4g} / {known.test:.4g}" if known else "", **place, quantity="paper")
             for metric, name in _COLUMNS.items():
-                yield cell(runs, Quantity(name, metric, ".1f", 100), command, **place, quantity=name)
+                yield cell(runs, Quantity(name, metric, ".1f", 100), command, **place)
 
 
 def figure_3(view: View) -> Figure:

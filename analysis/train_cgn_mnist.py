@@ -46,7 +46,7 @@ def table(view: View) -> Table:
             trained, prefix = ("ours", "final/authors_") if who == "authors" else (who, "final/")
             measured = quantity._replace(metric=f"{prefix}{quantity.metric}")
             command = view.command(EXPERIMENTS[trained])
-            cells.append(cell(found[trained], measured, command, quantity=quantity.title, cgn=title))
+            cells.append(cell(found[trained], measured, command, cgn=title))
     named = {_TITLES[who]: runs for who, runs in found.items()}
     notes = (
         READING,
