@@ -73,8 +73,8 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns profile, dataset, kind, the tags that tell cases apart, mechanism, steps (of a student's training),
-        seed, `final/*`, `cost/train_seconds`, teacher, stand_in, overrides, hardware, commit; those with nothing in them
-        are left out.
+        seed, `final/*`, `cost/train_seconds`, teacher, stand_in, overrides, hardware, commit; those with nothing in
+        them are left out.
     """
     known = {"run_id", "name", "start_time", "kind", "mechanism", *SCOPE, *PROVENANCE, *_NO_CASE}
     cases = sorted(column for column in results if column not in known and "/" not in column)
