@@ -15,7 +15,7 @@ from analysis.frame.caption import METRICS
 from analysis.frame.judge import comparison, difference, judge, say
 from analysis.frame.style import Block
 from analysis.frame.table import Listing
-from analysis.frame.view import View, dataset_title, values
+from analysis.frame.view import View, values
 from skdcgn.mechanisms import Mechanism
 from skdcgn.tinygan.variants import APPENDIX_D, KL_TERMS
 
@@ -37,8 +37,6 @@ _CURVES = {ABLATION: "Appendix D", CONVERGENCE: "With and without KL", PAIRING: 
 _DRAWN = ("iou", "l1", "ssim", "frechet", "noise_energy")  # metrics of the curves
 
 _LOGARITHMIC = ("frechet", "noise_energy")
-
-_COLUMNS = 10  # images in a row: one for each digit
 
 _ALIKE = r"student\.|distill\.(?!published_code)|heldout|evaluations"
 """Parameters that compared students share."""
@@ -74,11 +72,9 @@ def figure_over_training(view: View, number: int, variant: str) -> Figure:
     if shown.empty:
         return style.gap(title, view.command(ABLATION))
     run = shown.iloc[0]  # the lowest seed, not the best one
-    blocks = []
-    for letter, epoch in zip("abc", (2, 10, 30), strict=True):
-        teacher, student = view.held_out(run, epoch)
-        rows = {f"({letter}) teacher": teacher, f"epoch {epoch}": student}
-        blocks.append(Block(rows, {} if blocks else {"label": range(_COLUMNS)}))
+    blocks = [
+        _block(view, run, letter, epoch, f"epoch {epoch}") for letter, epoch in zip("abc", (2, 10, 30), strict=True)
+    ]
     fidelity = caption.fidelity(run, "iou", "l1", "noise_energy", when="On the whole held-out set, at the end")
     below = (
         "Same noise and label in both rows, never seen in training; epochs are 30ths of the training. "
@@ -92,18 +88,21 @@ def figure_14(view: View) -> Figure:
     variant = "d2_kl_outputs"
     title = f"Fig. 14: students of {APPENDIX_D[variant].title}, epoch 30 of 30"
     title = caption.title(title, dataset=view.dataset(ABLATION))
-    order = {Mechanism.TEXTURE: "a", Mechanism.BACKGROUND: "b", Mechanism.SHAPE: "c"}
+    order = {"texture": "a", "background": "b", "shape": "c"}
     shown = chosen(view, ABLATION).query("variant == @variant").drop_duplicates("mechanism")
     if set(shown["mechanism"]) != set(order):
         return style.gap(title, view.command(ABLATION))
     runs = shown.set_index("mechanism", drop=False)
-    blocks = []
-    for mechanism, letter in order.items():
-        teacher, student = view.held_out(runs.loc[mechanism.value], 30)
-        rows = {f"({letter}) teacher": teacher, mechanism.value: student}
-        blocks.append(Block(rows, {} if blocks else {"label": range(_COLUMNS)}))
+    blocks = [_block(view, runs.loc[name], letter, 30, name) for name, letter in order.items()]
     below = f"Same noise and label in both rows, never seen in training. {caption.provenance(shown)}"
     return style.cite(style.sheet(blocks, caption.title(title, shown), below), shown["run_id"])
+
+
+def _block(view: View, run: pd.Series, letter: str, epoch: int, name: str) -> Block:
+    """Return the held-out images of the teacher over those of a student after an epoch of 30."""
+    teacher, student = view.held_out(run, epoch)
+    header = {"label": range(style.COLUMNS)} if letter == "a" else {}
+    return Block({f"({letter}) teacher": teacher, name: student}, header)
 
 
 def curves(view: View, experiment: str) -> dict[str, Figure]:
@@ -174,7 +173,7 @@ def ablation_means(view: View, experiment: str) -> Listing:
                 measured = {name: values(runs, f"final/{metric}") for metric, name in present.items()}
                 texts = {name: style.interval_text(each) if each else "" for name, each in measured.items()}
                 rows.append({"mechanism": mechanism.value, tag: title, **texts})
-    title = f"Final held-out metrics of {experiment}, {dataset_title(view.dataset(experiment))}"
+    title = caption.title(f"Final held-out metrics of {experiment}", shown, dataset=view.dataset(experiment))
     cells = pd.DataFrame(rows, columns=["mechanism", tag, *present.values()])
     return Listing(title, cells, ("Mean over seeds, its 95 % Student-t interval, and n.",))
 
@@ -246,6 +245,7 @@ def ablation_verdicts(view: View) -> Listing:
             )
     interval = ("mean", "low", "high", "n")
     columns = ["question", "mechanism", "difference", "metric", "over seeds", *interval, "verdict"]
-    title = caption.title("Differences between objectives, paired by seed", dataset=view.dataset(ABLATION))
+    title = "Differences between objectives, paired by seed"
+    title = caption.title(title, *compared.values(), dataset=view.dataset(ABLATION))
     note = "Over seeds: the mean of the differences, its 95 % Student-t interval, and n."
     return Listing(title, pd.DataFrame(rows, columns=columns), (note,), hidden=interval)

@@ -149,7 +149,7 @@ def comparison(view: View) -> Table:
         READING,
         "The CGN's counterfactuals that all are compared with were drawn with another seed, so that its own distance "
         "shows what chance alone makes.",
-        *caption.origins({SOURCES[source]: runs for source, runs in shown.items()}),
+        *caption.origins({SOURCES[source]: runs for source, runs in shown.items()}, runs=True),
     )
     title = caption.title("Counterfactuals of the baseline beside those of CGN and SKDCGN", *shown.values())
     return Table.of(title, cells, notes, ("quantity",), "source")

@@ -5,6 +5,7 @@ Where the CGN authors' weights were not available, they show the packaged miniat
 
 from matplotlib.figure import Figure
 
+from analysis.frame import style
 from analysis.frame.view import View
 from analysis.kl_convergence import masks_by_epoch
 from analysis.mnist_kd import counterfactual_sheet, mechanism_sheets
@@ -12,8 +13,6 @@ from analysis.mnist_kd import counterfactual_sheet, mechanism_sheets
 EXPERIMENT = "imagenet_kd"
 
 _ARMS = ("kl", "no_kl")
-
-_COLUMNS = 10
 
 
 def figure_2(view: View) -> dict[str, Figure]:
@@ -32,5 +31,5 @@ def figure_15(view: View) -> dict[str, Figure]:
     shown = view.chosen(EXPERIMENT, by={"objective": list(_ARMS)}, kind="student", mechanism="shape")
     header = {}
     if not shown.empty and shown["dataset"].iloc[0] == "miniature":  # ten classes: the first ten inputs have them all
-        header = {"label": view.tensors(shown["run_id"].iloc[0], "samples")["labels"][:_COLUMNS].tolist()}
+        header = {"label": view.tensors(shown["run_id"].iloc[0], "samples")["labels"][: style.COLUMNS].tolist()}
     return {"figure_15": masks_by_epoch(view, EXPERIMENT, title, shown, "objective", _ARMS, header)}

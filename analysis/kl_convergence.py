@@ -49,7 +49,7 @@ def figure_15_mnist(view: View) -> Figure:
     title = "Fig. 15 on MNIST: masks with KL after epoch 1, without after epoch 23"
     title = caption.title(title, dataset=view.dataset(CONVERGENCE))
     shape = chosen(view, CONVERGENCE).query("mechanism == 'shape' and kl in ('paper', 'none')")
-    return masks_by_epoch(view, CONVERGENCE, title, shape, "kl", ("paper", "none"), {"label": range(10)})
+    return masks_by_epoch(view, CONVERGENCE, title, shape, "kl", ("paper", "none"), {"label": range(style.COLUMNS)})
 
 
 def masks_by_epoch(

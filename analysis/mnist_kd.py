@@ -73,7 +73,7 @@ def compression(view: View) -> Table:
         origins |= {f"{mechanism.capitalize()}, {model}": models[model] for model in ("ours", "paper's student")}
     title = caption.title("Compression of the CGN's mechanisms", *origins.values(), dataset=view.dataset(EXPERIMENT))
     rows = _with_ratios(pd.DataFrame(cells)).to_dict("records")
-    return Table.of(title, rows, (*_NOTES, *caption.origins(origins)))
+    return Table.of(title, rows, (*_NOTES, *caption.origins(origins, runs=True)))
 
 
 def _mechanism_cells(view: View, mechanism: Mechanism, models: dict[str, pd.DataFrame]) -> list[dict[str, object]]:
@@ -154,7 +154,7 @@ def mechanism_sheets(view: View, experiment: str, number: str, domain: str) -> d
         rows = {row: mechanism.to_image(samples[row], 3) for row in ("teacher", "student")}
         below = (
             "Same noise and label in both rows, never seen in training. "
-            f"{caption.fidelity(run, 'iou', 'l1', 'ssim')} {caption.provenance(run, *_classes(run))}"
+            f"{caption.fidelity(run, 'iou', 'l1', 'ssim')} {caption.provenance(run)}"
         )
         blocks = style.blocks(rows, {"label": samples["labels"]})
         figures[name] = style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
@@ -175,8 +175,7 @@ def counterfactual_sheet(view: View, experiment: str, title: str) -> Figure:
     students = fit_resolution(tensors["student"], tensors["teacher"].shape[-1])
     header = {mechanism.value: tensors[f"labels_{mechanism}"] for mechanism in Mechanism}
     blocks = style.blocks({"SKDCGN": students, "CGN": tensors["teacher"]}, header, limit=20)
-    provenance = caption.provenance(run, *_classes(run))
-    below = f"Same noise and labels in both rows; above, the label of each mechanism. {provenance}"
+    below = f"Same noise and labels in both rows; above, the label of each mechanism. {caption.provenance(run)}"
     return style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
 
 
@@ -207,11 +206,6 @@ def _counterfactuals(view: View, experiment: str) -> tuple[pd.Series | None, dic
     """Return the run of three composed students to show, and the counterfactuals that it kept."""
     run = view.only(experiment, kind="skdcgn")
     return run, {} if run is None else view.tensors(run["run_id"], "counterfactuals")
-
-
-def _classes(run: pd.Series) -> list[str]:
-    """Name the classes that a student learned, where they may be some of ImageNet's."""
-    return [f"classes {run['classes']}"] if pd.notna(run.get("classes")) else []
 
 
 def learning_curves(view: View) -> dict[str, Figure]:

@@ -1,6 +1,6 @@
 """The search for the KL term (Eq. 6): where it applies, its direction, weight and temperature.
 
-What it shares with `sweep_lambdas` is in `sweeps`.
+What it shares with `sweep_lambdas` is in `sweeps` and `responses`.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,8 @@ from matplotlib.figure import Figure
 from analysis import sweeps
 from analysis.frame import style
 from analysis.frame.view import View
-from analysis.sweeps import (
-    ENOUGH,
-    LABELS,
-    NAMES,
-    Found,
-    Plot,
-    draw_band,
-    draw_trials,
-    ends,
-    logarithmic,
-    mark,
-    surrogate,
-)
+from analysis.responses import draw_band, ends, logarithmic, mark, surrogate
+from analysis.sweeps import ENOUGH, LABELS, NAMES, Found, Plot, draw_trials
 from skdcgn.measure.statistics import mean_interval
 
 EXPERIMENT = "sweep_kl"

@@ -1,6 +1,6 @@
 """The search for the loss weights λ1 and λ2 (Eq. 7): its response surface, and fidelity against size.
 
-What it shares with `sweep_kl` is in `sweeps`.
+What it shares with `sweep_kl` is in `sweeps` and `responses`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from analysis import sweeps
 from analysis.frame import style
 from analysis.frame.view import View
-from analysis.sweeps import LABELS, NAMES, Found, Plot, draw_band, draw_trials, logarithmic, mark, surrogate
+from analysis.responses import draw_band, logarithmic, mark, surrogate
+from analysis.sweeps import LABELS, NAMES, Found, Plot, draw_trials
 
 EXPERIMENT = "sweep_lambdas"
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.frame import caption, style
-from analysis.frame.judge import Words, judge, say
+from analysis.frame.judge import judge, say
 from analysis.frame.published import TABLE_1, Accuracy, robustness
 from analysis.frame.style import Block
 from analysis.frame.table import READING, Listing, Quantity, Table, cell, words
@@ -97,8 +97,8 @@ def chosen(view: View) -> pd.DataFrame:
 def protocols(results: pd.DataFrame) -> list[Protocol]:
     """Return the readings that some results have, in the order of the table."""
     found = {Protocol(*row) for row in results[list(Protocol._fields)].itertuples(index=False)}
-    order = [list(_WHEN), list(_INIT), list(_LABELS)]
-    return sorted(found, key=lambda protocol: [names.index(name) for names, name in zip(order, protocol, strict=True)])
+    order = {name: place for place, name in enumerate((*_WHEN, *_INIT, *_LABELS))}
+    return sorted(found, key=lambda protocol: [order[name] for name in protocol])
 
 
 def case(results: pd.DataFrame, protocol: Protocol, intervention: str, strength: str = "paper") -> pd.DataFrame:
@@ -123,12 +123,11 @@ def table_1(view: View) -> Table:
     results = chosen(view)
     title = "Table 1: classifiers trained on counterfactuals with modified masks"
     title = caption.title(title, results, dataset=view.dataset(EXPERIMENT))
-    made, notes = list(cells(results, view.command(EXPERIMENT))), _NOTES
     if results.empty:
-        quantity = Quantity("test", "valid_accuracy")
-        made = [cell(results, quantity, view.command(EXPERIMENT), protocol="any", intervention="any")]
+        quantity, command = Quantity("test", "valid_accuracy"), view.command(EXPERIMENT)
+        made, notes = [cell(results, quantity, command, protocol="any", intervention="any")], _NOTES
     else:
-        notes = (*_NOTES, _provenance(results), *verdict(results))
+        made, notes = cells(results, view.command(EXPERIMENT)), (*_NOTES, _provenance(results), *verdict(results))
     return Table.of(title, made, notes, ("protocol", "intervention"), "quantity")
 
 
@@ -185,10 +184,8 @@ def transparency_curve(view: View) -> Figure:
     """Draw classifier accuracy on masks at a quarter to the whole of their value (Sec. 4.4)."""
     title = caption.title("Classifier accuracy by transparency of the masks", dataset=view.dataset(EXPERIMENT))
     results = chosen(view)
-    curves = {
-        protocol: transparencies(results, protocol) for protocol in protocols(results) if protocol.labels == "permuted"
-    }
-    curves = {protocol: points for protocol, points in curves.items() if len(points) > 1}
+    found = {protocol: transparencies(results, protocol) for protocol in protocols(results)}
+    curves = {each: points for each, points in found.items() if each.labels == "permuted" and len(points) > 1}
     if not curves:
         return style.gap(title, view.command(EXPERIMENT))
     drawn = pd.concat(runs for points in curves.values() for runs in points.values()).drop_duplicates("run_id")
@@ -283,8 +280,8 @@ def _patterns(results: pd.DataFrame) -> Iterator[str]:
 
 
 def _rows(accuracies: Mapping[str, tuple[float, float]]) -> str:
-    names = {"none": "control"}
-    return ", ".join(f"{names.get(name, name)} {train:.1f} / {test:.1f}" for name, (train, test) in accuracies.items())
+    named = ((name.replace("none", "control"), *both) for name, both in accuracies.items())
+    return ", ".join(f"{name} {train:.1f} / {test:.1f}" for name, train, test in named)
 
 
 def _by_time(results: pd.DataFrame) -> Iterator[str]:
@@ -294,12 +291,12 @@ def _by_time(results: pd.DataFrame) -> Iterator[str]:
         at_sampling = values(results, plain, intervention, "valid_accuracy")
         if at_sampling.empty:
             continue
-        said = f"at sampling {_percent(at_sampling)}"
+        said = f"at sampling {100 * at_sampling.mean():.1f} %"
         for protocol in protocols(results):
             trained = values(results, protocol, intervention, "valid_accuracy")
             if protocol.when == "sampling" or protocol.labels != "permuted" or trained.empty:
                 continue
-            said += f"; {protocol.time} {_percent(trained)} ({_difference(trained - at_sampling)})"
+            said += f"; {protocol.time} {100 * trained.mean():.1f} % ({_difference(trained - at_sampling)})"
             same = values(results, protocol, intervention, "mask_sameness")
             digits = values(results, protocol, intervention, "stroke_iou")
             if protocol.when == "training" and len(same):
@@ -317,8 +314,8 @@ def _transparency(results: pd.DataFrame) -> Iterator[str]:
         control = values(results, protocol, "none", "valid_accuracy")
         if protocol.labels == "permuted" and len(ours) and len(control):
             yield (
-                f"Sec. 4.4, mask at 0.75 against the whole one, {protocol.time}: "
-                f"test accuracy {_percent(ours)} against {_percent(control)}: {_difference(ours - control)}."
+                f"Sec. 4.4, mask at 0.75 against the whole one, {protocol.time}: test accuracy "
+                f"{100 * ours.mean():.1f} % against {100 * control.mean():.1f} %: {_difference(ours - control)}."
             )
 
 
@@ -326,10 +323,10 @@ def _two_way(results: pd.DataFrame) -> Iterator[str]:
     """Say whether the caption's task could have given the numbers of Table 1."""
     for protocol in protocols(results):
         said = []
-        for intervention in TABLE_1:
+        for intervention in TABLE_1 if protocol.labels == "permuted" else ():
             held_out = values(results, protocol, intervention, "two_way_accuracy")
             test = values(results, protocol, intervention, "two_way_test_accuracy")
-            if len(held_out) and protocol.labels == "permuted":
+            if len(held_out):
                 said.append(f"{intervention} {100 * held_out.mean():.1f} / {100 * test.mean():.1f}")
         if said:
             yield f"Real or counterfactual (held out / test set taken for real), {protocol}: {', '.join(said)}."
@@ -337,22 +334,18 @@ def _two_way(results: pd.DataFrame) -> Iterator[str]:
 
 def _means(results: pd.DataFrame, protocol: Protocol, intervention: str) -> tuple[float, float] | None:
     """Mean accuracy in training and in test, in percent; None where there is no run."""
-    measured = [values(results, protocol, intervention, metric) for metric in ("train_accuracy", "valid_accuracy")]
-    return None if any(each.empty for each in measured) else (100 * measured[0].mean(), 100 * measured[1].mean())
-
-
-def _percent(measured: pd.Series) -> str:
-    return f"{100 * measured.mean():.1f} %"
+    train, test = (values(results, protocol, intervention, f"{name}_accuracy") for name in ("train", "valid"))
+    return None if train.empty or test.empty else (100 * train.mean(), 100 * test.mean())
 
 
 def _difference(paired: pd.Series) -> str:
     """Put a difference in percentage points, paired by seed, into words."""
     judgment = judge(paired.dropna().tolist(), form="+.1f", scale=100)
-    return f"{judgment.text} points: {say(judgment, Words())}" if judgment.interval else say(judgment, Words())
+    return f"in points {judgment.text}: {say(judgment)}" if judgment.interval else say(judgment)
 
 
 def _provenance(shown: pd.DataFrame) -> str:
     """Say where numbers come from: profile, sizes, seeds, teacher."""
-    steps = caption.number_range(shown, "param/training.steps")
-    details = [f"{caption.number_range(shown, 'param/images')} counterfactuals a case"]
-    return caption.provenance(shown, *details, *([f"CGNs trained for {steps} steps"] if steps else []))
+    images, steps = (caption.number_range(shown, f"param/{name}") for name in ("images", "training.steps"))
+    trained = f"CGNs trained for {steps} steps" if steps else ""
+    return caption.provenance(shown, f"{images} counterfactuals a case", trained)

@@ -34,8 +34,6 @@ _ROWS = {
 }
 """Tensors of a run, and what their row is called."""
 
-_COLUMNS = 10
-
 
 def table(view: View) -> Table:
     """Compare CGNs by the classifiers that learn from their counterfactuals, and by their masks."""
@@ -51,7 +49,7 @@ def table(view: View) -> Table:
     notes = (
         READING,
         "The authors' weights are one CGN: there n counts sets of counterfactuals and classifiers.",
-        *caption.origins(named, _settings),
+        *caption.origins(named, _settings, runs=True),
     )
     title = "CGNs trained here beside the authors' own"
     title = caption.title(title, *found.values(), dataset=view.dataset(EXPERIMENTS["ours"]))
@@ -87,7 +85,7 @@ def figure(view: View) -> dict[str, Figure]:
         tensors = view.tensors(run["run_id"], "samples")
         prefixes = {"ours": "ours_", "authors": "authors_"} if who == "ours" else {"baseline": ""}
         blocks = [
-            Block(_rows(tensors, prefix), {whose: range(_COLUMNS)})
+            Block(_rows(tensors, prefix), {whose: range(style.COLUMNS)})
             for whose, prefix in prefixes.items()
             if f"{prefix}mask" in tensors
         ]
@@ -106,5 +104,5 @@ def chosen(view: View, who: str) -> pd.DataFrame:
 
 def _rows(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the rows of one CGN's images."""
-    rows = {title: tensors[f"{prefix}{name}"][:_COLUMNS] for name, title in _ROWS.items()}
+    rows = {title: tensors[f"{prefix}{name}"][: style.COLUMNS] for name, title in _ROWS.items()}
     return rows | {"mask": Mechanism.SHAPE.to_image(rows["mask"], 3)}

@@ -7,75 +7,70 @@
 Runs of one seed and mechanism differ in nothing but the variant: same initial weights, same order of the data.
 """
 
-import itertools
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
-import pandas as pd
-
-from experiments import train_cgn_mnist
-from skdcgn import cli, runtime
-from skdcgn.classifiers.features import digit_features
-from skdcgn.recipes.profiles import MNIST
-from skdcgn.recipes.student import distil
-from skdcgn.recipes.study import Study, StudyConfig
-from skdcgn.runs import store as run_store
+from experiments.cases import student_case, teacher_of
+from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
+from skdcgn.commands import experiment
+from skdcgn.runs.identity import overrides
+from skdcgn.runs.lifecycle import Plan
+from skdcgn.tinygan.networks import TinyGANConfig
 from skdcgn.tinygan.variants import APPENDIX_D
 
-DESCRIPTION = """The objectives of Appendix D against the plain one, seed by seed: held-out fidelity and noise energy
-(high-frequency content against the teacher's) by step. Feeds **Figures 12, 13, 14 and 16**."""
+DESCRIPTION = """The objectives of Appendix D compared with the plain one, seed by seed: held-out fidelity and noise
+energy (high-frequency content relative to the teacher's) by step. Feeds **Figures 12, 13, 14 and 16**."""
 
-EPOCHS = (2, 5, 10, 15, 20, 30)
+SHOWN_EPOCHS = (2, 5, 10, 15, 20, 30)
 """Epochs to evaluate after, of the paper's 30: its figures show 2, 10 and 30."""
 
 
 @dataclass(frozen=True)
-class Config(StudyConfig):
+class Config(StudentsConfig):
     """Ablation of the students' objective; `loss` is the plain one, to which each variant makes its changes."""
 
-    evaluations: int | tuple[float, ...] = tuple(epoch / EPOCHS[-1] for epoch in EPOCHS)
-    """Held-out evaluations during a training: how many, or at which fractions of it."""
-    variant: Literal["tinygan", "cross_entropy", "d1_kl_layers", "d2_kl_outputs", "d3_mse", "published_code", "all"] = (
-        "all"
-    )
-    """The objective, see `skdcgn.variants.APPENDIX_D`."""
+    evaluations: int | tuple[float, ...] = tuple(epoch / EPOCHS for epoch in SHOWN_EPOCHS)
+    """Held-out evaluations during training: how many, or at which fractions of it."""
+    variant: Literal[(*APPENDIX_D, "all")] = "all"
+    """The objective, see `skdcgn.tinygan.variants.APPENDIX_D`."""
 
 
-# Masks are drawn as grey RGB, as the published students do: the published teacher set holds them so.
+def gray_masks(student: TinyGANConfig) -> TinyGANConfig:
+    """Draw masks as gray RGB, as the published students do: the published teacher set holds them so."""
+    return replace(student, mask_channels=3)
+
+
 DEFAULTS = {
-    name: Config(
-        name,
-        replace(scale.student, mask_channels=3),
-        scale.ablation,
-        scale.ablation_loss,
-        scale.seeds,
-        scale.ablation_heldout_per_class,
-    )
-    for name, scale in MNIST.items()
+    profile: Config(profile, **{**OBJECTIVES[profile], "student": gray_masks(OBJECTIVES[profile]["student"])})
+    for profile in PROFILES
 }
 
 
-def main(config: Config) -> pd.DataFrame:
-    """Train every student that is not there yet; return final metrics, a row for each (mechanism, variant, seed)."""
-    device = runtime.setup(config.runtime)
-    store = run_store.open_store()
-    teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
+def plan(config: Config) -> Plan:
+    """Return a case for each seed, mechanism and variant."""
+    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
     variants = list(APPENDIX_D) if config.variant == "all" else [config.variant]
-    tags = {"source": "skdcgn", "paper": "Sec. 4.4, Appendix D"}
-    default = DEFAULTS[config.profile]
-    with Study("ablation_losses", config, default, teacher, store, tags, DESCRIPTION, varies="variant") as study:
-        for seed, mechanism, variant in itertools.product(config.seeds, config.mechanisms, variants):
-            preset = APPENDIX_D[variant]
-            objective = {
-                "loss": preset.loss(config.loss),
-                "distill": replace(config.distill, published_code=preset.published_data),
-            }
-            with study.student(mechanism, seed, variant, {"paper": preset.paper}, **objective) as (run, child):
-                if not run.finished:
-                    distil(run, teacher, mechanism, child, seed, device, digit_features)
-    print(study)
-    return study.results()
+    scope = ("dataset", "mechanism", "seeds", "teacher", "variant")
+    changed = overrides(config, DEFAULTS[config.profile], scope)
+    cases = [
+        student_case(
+            "ablation_losses",
+            config,
+            teacher,
+            mechanism,
+            seed,
+            {"variant": variant, "paper": APPENDIX_D[variant].paper, "overrides": changed},
+            DESCRIPTION,
+            (variant,),
+            loss=APPENDIX_D[variant].loss(config.loss),
+            distill=replace(config.distill, published_code=APPENDIX_D[variant].published_data),
+        )
+        for seed, mechanism, variant in product(config.seeds, config.mechanisms, variants)
+    ]
+    shown = ("iou", "l1", "ssim", "frechet", "noise_energy")
+    return Plan(cases, ("mechanism", "variant", "seed"), shown, config.runtime)
 
 
 if __name__ == "__main__":
-    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
+    experiment.main(DEFAULTS, plan, __doc__)

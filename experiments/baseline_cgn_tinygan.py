@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from skdcgn.recipes.student import teacher_tags
 from tqdm import tqdm
 
 from skdcgn import cli, runtime
@@ -29,13 +30,12 @@ from skdcgn.mechanisms import Source
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, CounterfactualRecipe, TinyGANRecipe
 from skdcgn.recipes.profiles import BASELINE, IMAGENET, Profile
-from skdcgn.recipes.student import teacher_tags
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import TinyGANGenerator, load_class_embedding
-from skdcgn.tinygan.published import load_generator
+from skdcgn.tinygan.published import load_published_generator
 
 DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3 and C).
 Stage `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside it."""
@@ -136,7 +136,7 @@ class Stages:
         """Distil the TinyGAN, unless that was done before or a checkpoint takes its place."""
         config = self.config
         if config.tinygan_checkpoint is not None:
-            return None, load_generator(config.tinygan_checkpoint, self.reference.num_classes)
+            return None, load_published_generator(config.tinygan_checkpoint, self.reference.num_classes)
         embedding, identity = None, {"teacher": self.reference.sha256}
         if config.class_embedding is not None:
             embedding = load_class_embedding(config.class_embedding, config.tinygan.architecture)

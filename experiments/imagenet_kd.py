@@ -18,20 +18,20 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from skdcgn.recipes.student import distil
+from skdcgn.recipes.study import Study, StudyConfig
 from tqdm import tqdm
 
 from skdcgn import cli, distributed, randomness, runtime
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, miniature_teacher
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.measure.features import extractor
 from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.recipes.profiles import IMAGENET
-from skdcgn.recipes.student import distil
-from skdcgn.recipes.study import Study, StudyConfig
 from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store
 from skdcgn.runtime import Precision

@@ -8,22 +8,16 @@ Runs of one seed and mechanism differ in nothing but the KL term: same initial w
 `final/steps_to_target` is the step at which held-out fidelity first reaches the target; a run that never does has none.
 """
 
-import itertools
-import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
-import pandas as pd
-
-from experiments import train_cgn_mnist
-from skdcgn import cli, runtime
-from skdcgn.measure import fidelity
-from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.profiles import MNIST
-from skdcgn.recipes.student import distil
-from skdcgn.recipes.study import Study, StudyConfig
-from skdcgn.runs import run as run_module
-from skdcgn.runs import store as run_store
+from experiments.cases import student_case, teacher_of
+from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
+from skdcgn.commands import experiment
+from skdcgn.recipes.students import ConvergenceConfig, make_converging_student
+from skdcgn.runs.identity import overrides
+from skdcgn.runs.lifecycle import Plan
 from skdcgn.tinygan.variants import KL_TERMS
 
 DESCRIPTION = """Steps to a fixed held-out fidelity with and without KL, seed by seed. Feeds the MNIST counterpart of
@@ -31,54 +25,46 @@ DESCRIPTION = """Steps to a fixed held-out fidelity with and without KL, seed by
 
 
 @dataclass(frozen=True)
-class Config(StudyConfig):
+class Config(StudentsConfig):
     """Convergence with and without KL; `loss` is the objective without it, to which a KL term is added."""
 
-    evaluations: int | tuple[float, ...] = 30
-    """Held-out evaluations during a training: one for each of the paper's epochs."""
-    kl: Literal["none", "paper", "published_module", "all"] = "all"
-    """The KL term, see `skdcgn.variants.KL_TERMS`."""
+    evaluations: int | tuple[float, ...] = EPOCHS
+    """Held-out evaluations during training: one for each of the paper's epochs."""
+    kl: Literal[(*KL_TERMS, "all")] = "all"
+    """The KL term, see `skdcgn.tinygan.variants.KL_TERMS`."""
     target_iou: float = 0.5
     """The held-out mask IoU to reach (shape)."""
     target_l1: float = 0.05
     """The held-out L1 to reach (texture, background)."""
 
 
-DEFAULTS = {
-    name: Config(
-        name, scale.student, scale.ablation, scale.ablation_loss, scale.seeds, scale.ablation_heldout_per_class
-    )
-    for name, scale in MNIST.items()
-}
+DEFAULTS = {profile: Config(profile, **OBJECTIVES[profile]) for profile in PROFILES}
 
 
-def main(config: Config) -> pd.DataFrame:
-    """Train every student that is not there yet; return final metrics, a row for each (mechanism, kl, seed)."""
-    device = runtime.setup(config.runtime)
-    store = run_store.open_store()
-    teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
-    kls = list(KL_TERMS) if config.kl == "all" else [config.kl]
-    tags = {"source": "skdcgn", "paper": "Appendix D.2, Fig. 15"}
-    default = DEFAULTS[config.profile]
-    with Study("kl_convergence", config, default, teacher, store, tags, DESCRIPTION, varies="kl") as study:
-        for seed, mechanism, kl in itertools.product(config.seeds, config.mechanisms, kls):
-            with study.student(mechanism, seed, kl, loss=KL_TERMS[kl].loss(config.loss)) as (run, child):
-                if not run.finished:
-                    distil(run, teacher, mechanism, child, seed, device)
-                    log_steps_to_target(run, mechanism, child)
-    print(study)
-    return study.results()
-
-
-def log_steps_to_target(run: run_module.Run, mechanism: Mechanism, config: Config) -> None:
-    """Note when the student's held-out fidelity reached the target."""
-    shape = mechanism is Mechanism.SHAPE
-    logged = run.store.client.get_metric_history(run.run_id, "heldout/iou" if shape else "heldout/l1")
-    history = sorted((metric.step, metric.value) for metric in logged)
-    steps = fidelity.steps_to(history, config.target_iou if shape else config.target_l1, rising=shape)
-    if math.isfinite(steps):
-        run.log_metrics("final", {"steps_to_target": steps})
+def plan(config: Config) -> Plan:
+    """Return a case for each seed, mechanism and KL term."""
+    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
+    terms = list(KL_TERMS) if config.kl == "all" else [config.kl]
+    changed = overrides(config, DEFAULTS[config.profile], ("dataset", "mechanism", "seeds", "teacher", "kl"))
+    cases = [
+        student_case(
+            "kl_convergence",
+            config,
+            teacher,
+            mechanism,
+            seed,
+            {"kl": kl, "paper": "Appendix D.2, Fig. 15", "overrides": changed},
+            DESCRIPTION,
+            (kl,),
+            ConvergenceConfig,
+            make_converging_student,
+            loss=KL_TERMS[kl].loss(config.loss),
+            frechet=False,
+        )
+        for seed, mechanism, kl in product(config.seeds, config.mechanisms, terms)
+    ]
+    return Plan(cases, ("mechanism", "kl", "seed"), ("iou", "l1", "steps_to_target"), config.runtime)
 
 
 if __name__ == "__main__":
-    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
+    experiment.main(DEFAULTS, plan, __doc__)

@@ -5,86 +5,87 @@
     python experiments/noise_pairing.py --profile full
 
 The published scripts stored textures and backgrounds with other noise than they were made from, and every target as a
-JPEG, normalised image by image. Masks kept their noise: they show what the files alone do. `final/noise_response` is
-how far a student answers to noise as its teacher does, on noise never seen; `final/seen_*` is measured on the noise of
-the training set, against the teacher's true output.
+JPEG, normalized image by image. Masks kept their noise: they show what the files alone do. `final/noise_response` is
+how far a student follows noise as its teacher does, on noise never seen; `final/seen_*` is measured on the noise of
+the training set, compared with the teacher's true output.
 """
 
-import itertools
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
-import pandas as pd
+from experiments.cases import student_case, teacher_of
+from experiments.presets import OBJECTIVES, PROFILES, STUDENTS, StudentsConfig
+from skdcgn.commands import experiment
+from skdcgn.recipes.students import ClassMeansConfig, make_class_means, make_responding_student
+from skdcgn.runs.identity import overrides
+from skdcgn.runs.lifecycle import Case, Plan
 
-from experiments import train_cgn_mnist
-from skdcgn import cli, runtime
-from skdcgn.measure import fidelity
-from skdcgn.measure.heldout import HeldOut
-from skdcgn.recipes.profiles import MNIST
-from skdcgn.recipes.student import distil
-from skdcgn.recipes.study import Study, StudyConfig
-from skdcgn.runs import run as run_module
-from skdcgn.runs import store as run_store
-
-DESCRIPTION = """Students of exact teacher sets against students of sets drawn as the published scripts did, seed by
-seed, on seen and unseen noise (Sec. 4.3). `baseline/*` of the group: the teacher's class means as a student."""
+DESCRIPTION = """Students of exact teacher sets compared with students of sets drawn as the published scripts did,
+seed by seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student that ignores its noise."""
 
 
 @dataclass(frozen=True)
-class Config(StudyConfig):
-    """Exact noise against the published pipeline's."""
+class Config(StudentsConfig):
+    """Exact noise compared with the published pipeline's."""
 
     pairing: Literal["exact", "published", "all"] = "all"
     """Teacher set: each image with its own noise, or as the published scripts drew it."""
 
 
-# Masks are drawn as grey RGB, as the published students do: the published teacher set holds them so.
+# Masks are drawn as gray RGB, as the published students do: the published teacher set holds them so.
 DEFAULTS = {
-    name: Config(
-        name,
-        replace(scale.student, mask_channels=3),
-        scale.ablation,
-        scale.loss,
-        scale.seeds,
-        scale.heldout_per_class,
+    profile: Config(
+        profile,
+        student=replace(OBJECTIVES[profile]["student"], mask_channels=3),
+        distill=OBJECTIVES[profile]["distill"],
+        loss=STUDENTS[profile]["loss"],
+        seeds=OBJECTIVES[profile]["seeds"],
+        heldout_per_class=STUDENTS[profile]["heldout_per_class"],
     )
-    for name, scale in MNIST.items()
+    for profile in PROFILES
 }
 
 
-def main(config: Config) -> pd.DataFrame:
-    """Train every student that is not there yet; return final metrics, a row for each (mechanism, pairing, seed)."""
-    device = runtime.setup(config.runtime)
-    store = run_store.open_store()
-    teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
+def plan(config: Config) -> Plan:
+    """Return the class means of each mechanism, and a case for each seed, mechanism and pairing."""
+    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
     pairings = ["exact", "published"] if config.pairing == "all" else [config.pairing]
-    tags = {"source": "skdcgn", "paper": "Sec. 4.3"}
-    default = DEFAULTS[config.profile]
-    with Study("noise_pairing", config, default, teacher, store, tags, DESCRIPTION, varies="pairing") as study:
-        for mechanism in config.mechanisms:
-            heldout = HeldOut.unseen(teacher, mechanism, config.heldout_per_class, device=device)
-            if not study.group.finished:
-                log_class_means(study.group, heldout)
-            for seed, pairing in itertools.product(config.seeds, pairings):
-                distill = replace(config.distill, published_code=pairing == "published")
-                with study.student(mechanism, seed, pairing, distill=distill) as (run, child):
-                    if not run.finished:
-                        distil(run, teacher, mechanism, child, seed, device)
-                        images = heldout.render(store.load_student(run.run_id).to(device))
-                        response = fidelity.noise_response(heldout.teacher, images, heldout.labels)
-                        run.log_metrics("final", {"noise_response": response})
-    print(study)
-    return study.results()
-
-
-def log_class_means(run: run_module.Run, heldout: HeldOut) -> None:
-    """Measure what a student gets that ignores its noise: each class's mean of the teacher's held-out images."""
-    means = heldout.teacher.clone()
-    for label in heldout.labels.unique():
-        means[heldout.labels == label] = heldout.teacher[heldout.labels == label].mean(dim=0)
-    measured = fidelity.fidelity(heldout.mechanism, heldout.teacher, means)
-    run.log_metrics("baseline", {f"{heldout.mechanism}_{name}": value for name, value in measured.items()})
+    changed = overrides(config, DEFAULTS[config.profile], ("dataset", "mechanism", "seeds", "teacher", "pairing"))
+    tags = {"paper": "Sec. 4.3", "overrides": changed}
+    common = {"kind": "class_means", "profile": config.profile, "dataset": config.dataset, **teacher.tags, **tags}
+    means = [
+        Case(
+            "noise_pairing",
+            f"{mechanism} class means",
+            ClassMeansConfig(config.profile, teacher.config, mechanism.value, config.heldout_per_class, config.runtime),
+            make_class_means,
+            {**common, "mechanism": mechanism.value},
+            teacher.needs,
+            teacher.inputs,
+            description=DESCRIPTION,
+        )
+        for mechanism in config.mechanisms
+    ]
+    students = [
+        student_case(
+            "noise_pairing",
+            config,
+            teacher,
+            mechanism,
+            seed,
+            {"pairing": pairing, **tags},
+            DESCRIPTION,
+            (pairing,),
+            make=make_responding_student,
+            distill=replace(config.distill, published_code=pairing == "published"),
+            frechet=False,
+        )
+        for mechanism, seed, pairing in product(config.mechanisms, config.seeds, pairings)
+    ]
+    shown = ("iou", "l1", "seen_iou", "seen_l1", "noise_response")
+    return Plan([*means, *students], ("kind", "mechanism", "pairing", "seed"), shown, config.runtime)
 
 
 if __name__ == "__main__":
-    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
+    experiment.main(DEFAULTS, plan, __doc__)

@@ -18,6 +18,7 @@ from itertools import groupby, product
 from pathlib import Path
 
 import pandas as pd
+from skdcgn.recipes.student import teacher_tags
 
 from analysis import table1_shape_im as table1_shape_im_figures
 from analysis.frame.table import Table
@@ -30,7 +31,6 @@ from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float
 from skdcgn.mechanisms import Source
 from skdcgn.recipes.profiles import SHAPE_STUDY, Profile, ShapeScale
-from skdcgn.recipes.student import teacher_tags
 from skdcgn.recipes.table1_shape_im import (
     Case,
     CaseConfig,

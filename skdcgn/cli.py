@@ -1,5 +1,6 @@
 """Command lines: one typed config per script, defaults from a scale profile, and errors a user can act on."""
 
+import argparse
 import dataclasses
 import difflib
 import os
@@ -7,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
@@ -16,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from skdcgn.errors import InputError, Interrupted
 
 Config = TypeVar("Config")
+Profile = Literal["smoke", "quick", "full", "paper"]
+"""smoke: tests. quick: a first look on a laptop. full: our best answer. paper: the published setting."""
 
 
 def parse(defaults: Mapping[str, Config], description: str | None = None, args: Sequence[str] | None = None) -> Config:
@@ -31,12 +34,18 @@ def parse(defaults: Mapping[str, Config], description: str | None = None, args: 
     Raises:
         InputError: the file cannot be read, or names a field or a value that the config cannot have.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
-    file = _take(arguments, "--config", remove=True)
-    overrides = read_overrides(Path(file)) if file else {}
-    profile = _take(arguments, "--profile") or overrides.get("profile", "quick")
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--profile")
+    known, arguments = early.parse_known_args(args)
+    overrides = read_overrides(known.config) if known.config else {}
+    if known.profile:
+        arguments += ["--profile", known.profile]
+    profile = known.profile or overrides.get("profile", "quick")
     default = defaults.get(profile) if isinstance(profile, str) else None
-    default = override(default or defaults["quick"], overrides, str(file))  # tyro complains of a wrong --profile
+    default = override(
+        default or defaults["quick"], overrides, str(known.config)
+    )  # tyro complains of a wrong --profile
     description = f"{description or ''}\n\n--config FILE takes fields from a YAML or JSON file, such as a sweep's best."
     return tyro.cli(type(default), default=default, description=description, args=arguments)
 
@@ -89,21 +98,6 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
             reason = error.errors()[0]["msg"]
             raise InputError(f"{source} gives {name} the value {value!r}: {reason[0].lower()}{reason[1:]}.") from None
     return dataclasses.replace(config, **changes)
-
-
-def _take(arguments: list[str], flag: str, remove: bool = False) -> str | None:
-    """Find the value of `--flag VALUE` or `--flag=VALUE`, and remove both if asked to."""
-    for position, argument in enumerate(arguments):
-        found = None
-        if argument == flag and position + 1 < len(arguments):
-            found, length = arguments[position + 1], 2
-        elif argument.startswith(f"{flag}="):
-            found, length = argument.removeprefix(f"{flag}="), 1
-        if found is not None:
-            if remove:
-                del arguments[position : position + length]
-            return found
-    return None
 
 
 def entry(main: Callable[[], object]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The exceptions that end a command with one sentence: a mistake that the user can mend, and an interruption."""
 
 import signal
 

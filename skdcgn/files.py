@@ -1,14 +1,16 @@
-"""What keeps runs reproducible and alive: seeding, device and precision, atomic files, checkpoints, signals."""
+"""Files and folders that are written whole or not at all, checkpoints and checksums."""
 
 import contextlib
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 
 @contextlib.contextmanager
@@ -23,6 +25,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the name `path` only when the block ends without an error.
+
+    Where another process was faster, its folder stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as private:
+        folder = Path(private) / path.name
+        folder.mkdir()  # with the usual permissions
+        yield folder
+        try:
+            folder.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -40,3 +60,8 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def format_size(size: float) -> str:
+    """Write a number of bytes for people: 2.66MB."""
+    return tqdm.format_sizeof(size, "B")

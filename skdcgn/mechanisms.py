@@ -1,16 +1,21 @@
-"""The three independent mechanisms of a CGN, their composition (Eq. 1), and interventions on the mask.
+"""The three independent mechanisms of a CGN: what renders them, their composition (Eq. 1), interventions on the mask.
 
 Value ranges, everywhere in this project: masks lie in [0, 1] and have one channel, textures, backgrounds and
 composed images lie in [-1, 1] and have three. `to_image` and `from_image` move a mechanism's output to and from
 the [-1, 1] image space that students and discriminators work in.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from skdcgn.errors import InputError
+from skdcgn.images import fit_resolution
 
 Intervention = Literal["none", "noise", "rotation", "transparency", "rotation_transparency"]
 
@@ -29,13 +34,13 @@ class Mechanism(StrEnum):
 
     @property
     def channels(self) -> int:
-        """Channels of the mechanism's output: 1 for a mask, 3 for colour."""
+        """Channels of the mechanism's output: 1 for a mask, 3 for color."""
         return 1 if self is Mechanism.SHAPE else 3
 
     def to_image(self, output: Tensor, channels: int) -> Tensor:
         """Map a mechanism's output (B, C, H, W) to an image in [-1, 1] with `channels` channels.
 
-        A one-channel mask becomes grey RGB where three channels are asked for, as the published students see it.
+        A one-channel mask becomes gray RGB where three channels are asked for, as the published students see it.
         """
         image = 2 * output - 1 if self is Mechanism.SHAPE else output
         return image.expand(-1, channels, -1, -1)
@@ -101,25 +106,62 @@ def _rotate(mask: Tensor, max_degrees: float, generator: torch.Generator | None)
     return F.grid_sample(mask, grid, align_corners=False)
 
 
+def draw_shifts(count: int, side: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw the cyclic shifts of `count` images, rows down and columns right: (count, 2) in [0, side)."""
+    device = "cpu" if generator is None else generator.device
+    down = torch.randint(side, (count, 1), generator=generator, device=device)
+    right = torch.randint(side, (count, 1), generator=generator, device=device)
+    return torch.cat([down, right], dim=1)
+
+
+def shift_patches(images: Tensor, shifts: Tensor) -> Tensor:
+    """Tile each square image (B, C, H, H) 2x2 and crop the window of its own size at its shift (B, 2)."""
+    side, device = images.shape[-1], images.device
+    down, right = shifts.to(device).split(1, dim=1)
+    rows = (torch.arange(side, device=device) + down) % side  # (B, H)
+    columns = (torch.arange(side, device=device) + right) % side  # (B, H)
+    index = torch.arange(len(images), device=device)
+    shifted = images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return shifted.permute(0, 3, 1, 2)
+
+
 def shuffle_patches(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Tile each image 2x2 and crop a random window of its own size: a random cyclic shift for each image.
+    """Tile each square image 2x2 and crop a random window of its own size: a random cyclic shift for each image.
 
     CGN's MNIST models do this after texture and background, which makes their output random even at a fixed
     noise. Here it is a step of its own, so that distillation has a deterministic target.
     """
-    batch, _, height, width = images.shape
-    device = images.device
-    down = torch.randint(height, (batch, 1), generator=generator, device=device)
-    right = torch.randint(width, (batch, 1), generator=generator, device=device)
-    rows = (torch.arange(height, device=device) + down) % height  # (B, H)
-    columns = (torch.arange(width, device=device) + right) % width  # (B, W)
-    index = torch.arange(batch, device=device)
-    shuffled = images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return shuffled.permute(0, 3, 1, 2)
+    return shift_patches(images, draw_shifts(len(images), images.shape[-1], generator))
+
+
+@dataclass(frozen=True)
+class NoisePrior:
+    """The distribution of a source's noise; a student's is that of the teacher that it learned from."""
+
+    truncation: float | None = None
+    """None for N(0, I); t in (0, 1] for BigGAN's, a standard normal cut off at ±2, times t."""
+
+    def __post_init__(self) -> None:
+        if self.truncation is not None and not 0 < self.truncation <= 1:
+            raise InputError(f"the truncation must lie in (0, 1], not {self.truncation:g}: try CGN's own, 0.5.")
+
+    def sample(self, n: int, dim: int, generator: torch.Generator) -> Tensor:
+        """Draw noise (n, dim), float32, on the generator's device."""
+        if self.truncation is None:
+            return torch.randn(n, dim, generator=generator, device=generator.device)
+        noise = torch.empty(n, dim, device=generator.device)
+        return self.truncation * nn.init.trunc_normal_(noise, a=-2.0, b=2.0, generator=generator)
+
+
+NORMAL = NoisePrior()
+"""The prior of MNIST's CGNs."""
 
 
 class Source(Protocol):
-    """What renders the three mechanisms: a CGN under black-box access, or the students, the baseline, the miniature."""
+    """What renders the three mechanisms: a CGN under black-box access, or the students, the baseline, the miniature.
+
+    Classes that implement it derive from it, and inherit how noise is drawn.
+    """
 
     name: str
     """Where it comes from, for tags and titles."""
@@ -133,10 +175,12 @@ class Source(Protocol):
     """Labels are integers below this."""
     noise_dim: int
     """Length of its noise vector."""
+    prior: NoisePrior
+    """Distribution of its noise."""
 
     def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw noise (n, noise_dim) from the source's own prior."""
-        ...
+        """Draw noise (n, noise_dim) from the source's own prior, on the generator's device."""
+        return self.prior.sample(n, self.noise_dim, generator)
 
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Return a mask (B, 1, H, W) in [0, 1], or a texture or background (B, 3, H, W) in [-1, 1].
@@ -148,3 +192,57 @@ class Source(Protocol):
     def parameters(self, mechanism: Mechanism) -> int:
         """Count a mechanism's parameters: for the tables of sizes, never for training."""
         ...
+
+
+class Counterfactuals(NamedTuple):
+    """A batch of composed images and everything they were composed of."""
+
+    images: Tensor
+    """x_gen, (B, 3, H, W) in [-1, 1]."""
+    labels: Mapping[Mechanism, Tensor]
+    """The label of each mechanism, (B,) each; the shape's is the label of the image."""
+    mask: Tensor
+    """m, (B, 1, H, W) in [0, 1], after the intervention."""
+    texture: Tensor
+    """f, (B, 3, H, W) in [-1, 1]."""
+    background: Tensor
+    """b, (B, 3, H, W) in [-1, 1]."""
+
+
+def render_composed(
+    source: Source,
+    noise: Mapping[Mechanism, Tensor],
+    labels: Mapping[Mechanism, Tensor],
+    shifts: Mapping[Mechanism, Tensor] | None = None,
+    intervention: Intervention = "none",
+    generator: torch.Generator | None = None,
+    strength: float | None = None,
+    resolution: int | None = None,
+) -> Counterfactuals:
+    """Render the three mechanisms and compose them (Sec. 2 of the paper, Eq. 1). Only the intervention is random.
+
+    Args:
+        source: what renders the mechanisms.
+        noise: z of each mechanism, (B, noise_dim).
+        labels: y of each mechanism, (B,). Noise and labels of the shape may be shorter, (M,) with B a multiple of M:
+            then each mask is rendered once and serves B / M images in a row.
+        shifts: patch shifts by mechanism, see `draw_shifts`; those that are not named are not shifted.
+        intervention: applied to the mask of every image (Sec. 4.5).
+        generator: source of what is random in an intervention.
+        strength: of the intervention, see `intervene`.
+        resolution: side of the images, by default the source's. Mechanisms are brought to it before anything else.
+
+    Returns:
+        Images and mechanisms on the noise's device.
+    """
+    outputs, count = {}, len(labels[Mechanism.TEXTURE])
+    for mechanism in Mechanism:
+        z, y = noise[mechanism], labels[mechanism]
+        output = fit_resolution(source.render(mechanism, z, y).to(z.device), resolution or source.resolution)
+        if shifts is not None and mechanism in shifts:
+            output = shift_patches(output, shifts[mechanism])
+        outputs[mechanism] = output.repeat_interleave(count // len(y), dim=0)
+    mask = intervene(outputs[Mechanism.SHAPE], intervention, generator, strength)
+    texture, background = outputs[Mechanism.TEXTURE], outputs[Mechanism.BACKGROUND]
+    labels = {mechanism: y.repeat_interleave(count // len(y)) for mechanism, y in labels.items()}
+    return Counterfactuals(compose(mask, texture, background), labels, mask, texture, background)

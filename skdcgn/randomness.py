@@ -1,4 +1,4 @@
-"""What keeps runs reproducible and alive: seeding, device and precision, atomic files, checkpoints, signals."""
+"""Random numbers: explicit generators, each named after its purpose and derived from one seed."""
 
 import contextlib
 import hashlib

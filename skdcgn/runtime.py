@@ -1,4 +1,4 @@
-"""What keeps runs reproducible and alive: seeding, device and precision, atomic files, checkpoints, signals."""
+"""Where and how a run executes: device, threads, precision, and what this machine is."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Where and how a run executes: nothing here is part of its identity (see `tracking.config_hash`)."""
+    """Where and how a run executes: nothing here is part of its identity (`skdcgn.runs.identity`)."""
 
     device: str = "auto"
     """Device to run on: auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
@@ -46,11 +46,8 @@ def setup(runtime: Runtime) -> torch.device:
     try:
         device = torch.device(runtime.device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--runtime.device {runtime.device} cannot be used here ({reason}); try cpu or auto."
-        ) from None
+    except (RuntimeError, AssertionError):  # their messages list PyTorch's twenty back ends, or its build options
+        raise InputError(f"There is no device {runtime.device!r} on this machine: give cpu, or auto.") from None
     return device
 
 
@@ -69,8 +66,6 @@ def hardware() -> str:
 def cpu_name() -> str:
     """Return the processor's name, or the architecture where the system does not tell."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

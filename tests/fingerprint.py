@@ -4,8 +4,8 @@
     python tests/fingerprint.py sqlite:///mlruns/mlflow.db > after.json
     python tests/fingerprint.py before.json after.json           exit code 1 where they differ
 
-A run is its final metrics, written exactly, and the SHA-256 of every tensor file that it kept; what measures time is left
-out. Runs are matched by content within an experiment, so that it does not matter how they are named or grouped, and a
+A run is its final metrics, written exactly, and the SHA-256 of the tensors in every file that it kept; what measures
+time is left out. Runs are matched by content within an experiment, so that it does not matter how they are named or grouped, and a
 later run may hold more than the earlier one.
 """
 
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+from safetensors.torch import load_file
 
 _TIMED = re.compile(r"images_per_second|latency|seconds|megabytes")
 
@@ -28,16 +29,26 @@ def contents(uri: str) -> dict[str, Content]:
     client, found = mlflow.MlflowClient(uri), {}
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=5000):
-            final = [f"{k} {v.hex()}" for k, v in run.data.metrics.items() if k[:6] == "final/" and not _TIMED.search(k)]
+            final = [
+                f"{k} {v.hex()}" for k, v in run.data.metrics.items() if k[:6] == "final/" and not _TIMED.search(k)
+            ]
             if not final:
                 continue
             root = Path(run.info.artifact_uri.removeprefix("file://"))
-            files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.safetensors")]
+            files = [_digest(path) for path in root.rglob("*.safetensors")]
             tags = {k: v for k, v in run.data.tags.items() if k in ("dataset", "mechanism", "source", "seed")}
             told = " ".join(f"{key}={value}" for key, value in sorted(tags.items()))
             name = f"{run.info.run_name} {told} ({run.info.run_id[:8]})"
             found.setdefault(experiment.name, {})[name] = sorted([*final, *files])
     return found
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file's tensors, without its metadata, which may name the run."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def compare(before: dict[str, Content], after: dict[str, Content]) -> bool:

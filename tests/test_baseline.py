@@ -29,8 +29,7 @@ from skdcgn.runs.store import Store
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.tinygan.real_batches import RealBatches
-from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.records import FreshBatches, RealBatches
 
 ARCHITECTURE = replace(NATIVE_MNIST, width=4)
 
@@ -272,7 +271,7 @@ def test_counterfactuals_share_noise_and_permute_labels(reference: Unconstrained
 
 @pytest.mark.parametrize(("count", "classes", "expected"), [(5, 3, [0, 1, 2, 0, 1]), (3, 1000, [0, 500, 999])])
 def test_labels_are_spread(count: int, classes: int, expected: list[int]) -> None:
-    assert data_labels.spread_labels(count, classes).tolist() == expected
+    assert data_labels.evenly_spread_labels(count, classes).tolist() == expected
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------
@@ -367,7 +366,7 @@ def _newest_finished(store: Store, stage: str) -> str:
 def test_official_tinygan_takes_the_first_stages_place(experiment, store: Store, monkeypatch) -> None:
     with seeded(0, "checkpoint"):
         generator = TinyGANGenerator(replace(ARCHITECTURE, label_input="none"))
-    monkeypatch.setattr(baseline_cgn_tinygan, "load_generator", lambda path, classes: generator)
+    monkeypatch.setattr(baseline_cgn_tinygan, "load_published_generator", lambda path, classes: generator)
     table = baseline_cgn_tinygan.main(replace(experiment, stage="cgn", tinygan_checkpoint=Path("model_18.tar")))
     assert table.index.tolist() == ["cgn"]
     assert not store.search("baseline_cgn_tinygan", "tags.stage = 'tinygan'")

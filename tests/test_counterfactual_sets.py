@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,16 @@ from skdcgn import cli
 from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.commands.counterfactuals import Command, main
+from skdcgn.commands.counterfactuals import Config, main
 from skdcgn.counterfactuals import datasets
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, CounterfactualData, disk_space, draw, generate, write
+from skdcgn.counterfactuals.datasets import (
+    CounterfactualConfig,
+    CounterfactualData,
+    CounterfactualSet,
+    disk_space,
+    draw,
+    write,
+)
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 
@@ -84,13 +92,9 @@ def test_images_of_one_mask_differ_in_texture_alone() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 40), per_mask=st.integers(1, 15))
-def test_chunks_make_up_the_set_and_a_smaller_set_begins_a_larger_one(n: int, per_mask: int) -> None:
-    config = CounterfactualConfig(n, per_mask)
-    chunks = list(generate(Painter(), config))
-    whole = draw(Painter(), config)
+def test_a_smaller_set_begins_a_larger_one(n: int, per_mask: int) -> None:
+    whole = draw(Painter(), CounterfactualConfig(n, per_mask))
     assert len(whole.pixels) == n
-    assert max(len(chunk.pixels) for chunk in chunks) <= config.chunk
-    assert same(whole, CounterfactualData(*(torch.cat(field) for field in zip(*chunks, strict=True))))
     larger = draw(Painter(), CounterfactualConfig(n + 7, per_mask))
     assert same(whole, CounterfactualData(*(field[:n] for field in larger)))
 
@@ -159,22 +163,18 @@ def test_impossible_sets_are_told(wrong: dict[str, object], words: str) -> None:
 CONFIG = CounterfactualConfig(n=30, per_mask=4)
 
 
-def read_images(folder: Path, index: pd.DataFrame) -> Tensor:
-    pictures = [np.asarray(Image.open(folder / file)) for file in index["file"]]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-
-
-def read_shards(folder: Path, index: pd.DataFrame) -> Tensor:
-    shards = {file: load_file(folder / file)["pixels"] for file in index["file"].unique()}
-    return torch.stack([shards[file][row] for file, row in zip(index["file"], index["row"], strict=True)])
-
-
-@pytest.mark.parametrize(("format", "read"), [("png", read_images), ("shards", read_shards)])
-def test_a_folder_holds_the_set_with_all_its_labels(tmp_path: Path, format: str, read: object) -> None:
+@pytest.mark.parametrize("png", [True, False])
+def test_a_folder_holds_the_set_with_all_its_labels(tmp_path: Path, png: bool) -> None:
     folder = tmp_path / "new" / "set"
-    assert list(write(folder, Painter(), CONFIG, format)) == [(24, 30), (30, 30)]
+    assert list(write(folder, Painter(), CONFIG, png)) == [(0, 30), (24, 30), (30, 30)]
     index, data = pd.read_csv(folder / "index.csv"), draw(Painter(), CONFIG)
-    assert torch.equal(read(folder, index), data.pixels)
+    shards = {name: load_file(folder / name)["pixels"] for name in index["shard"].unique()}
+    stored = torch.stack([shards[name][row] for name, row in zip(index["shard"], index["row"], strict=True)])
+    assert torch.equal(stored, data.pixels)
+    assert len(list(folder.glob("*/*.png"))) == (30 if png else 0)
+    if png:
+        pictures = np.stack([np.asarray(Image.open(folder / file)) for file in index["file"]])
+        assert torch.equal(torch.from_numpy(pictures).permute(0, 3, 1, 2), data.pixels)
     for mechanism, labels in zip(Mechanism, data[1:], strict=True):
         assert index[f"label_{mechanism}"].tolist() == labels.tolist()
     assert set(index["source"]) == {"painter"}
@@ -186,31 +186,54 @@ def test_a_folder_holds_the_set_with_all_its_labels(tmp_path: Path, format: str,
     assert not [path for path in folder.rglob("*.part")]
 
 
-def test_shards_hold_the_labels_too(tmp_path: Path) -> None:
-    list(write(tmp_path, Painter(), CONFIG, "shards"))
-    shards = [load_file(path) for path in sorted(tmp_path.glob("*.safetensors"))]
-    whole = CounterfactualData(*(torch.cat([shard[name] for shard in shards]) for name in CounterfactualData._fields))
-    assert same(whole, draw(Painter(), CONFIG))
+def test_a_set_is_read_as_it_was_drawn(tmp_path: Path) -> None:
+    list(write(tmp_path, Painter(), CONFIG))
+    stored, data = CounterfactualSet(tmp_path), draw(Painter(), CONFIG)
+    assert stored.config == CONFIG
+    assert torch.equal(torch.stack([stored.image(index) for index in range(len(stored))]), data.pixels)
+    assert torch.equal(stored.labels, torch.stack([data.shape, data.texture, data.background], dim=1))
 
 
-@pytest.mark.parametrize("format", ["png", "shards"])
-def test_an_interrupted_set_is_completed(tmp_path: Path, format: str) -> None:
-    writing = write(tmp_path, Painter(), CONFIG, format)
-    assert next(writing) == (24, 30)
+def test_an_interrupted_set_is_completed(tmp_path: Path) -> None:
+    writing = write(tmp_path, Painter(), CONFIG, png=True)
+    assert next(islice(writing, 1, None)) == (24, 30)
     writing.close()
     assert not (tmp_path / "index.csv").exists()
-    (tmp_path / ".0002.part").mkdir()  # what a killed process leaves of a folder
+    with pytest.raises(InputError, match=r"lacks 1 of 2 shards \(such as 0001"):
+        CounterfactualSet(tmp_path)
+    (tmp_path / ".0000.part").mkdir()  # what a killed process leaves of a folder
     source = Painter()
-    assert list(write(tmp_path, source, CONFIG, format)) == [(24, 30), (30, 30)]
+    assert list(write(tmp_path, source, CONFIG, png=True)) == [(24, 30), (30, 30)]
     assert source.rendered[Mechanism.TEXTURE] == 12  # the last chunk only
-    assert len(pd.read_csv(tmp_path / "index.csv")) == 30
+    assert len(pd.read_csv(tmp_path / "index.csv")) == len(list(tmp_path.glob("*/*.png"))) == 30
+
+
+def test_pictures_can_follow_later(tmp_path: Path) -> None:
+    list(write(tmp_path, Painter(), CONFIG))
+    source = Painter()
+    list(write(tmp_path, source, CONFIG, png=True))
+    assert not any(source.rendered.values())
+    assert len(list(tmp_path.glob("*/*.png"))) == 30
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
+    list(write(tmp_path, Painter(), CONFIG))
+    shard = tmp_path / "0001.safetensors"
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage == "truncated":
+        shard.write_bytes(content[:50])
+    with pytest.raises(InputError, match=r"0001\.safetensors is missing or damaged"):
+        CounterfactualSet(tmp_path)
+    with pytest.raises(InputError, match="no counterfactual data set"):
+        CounterfactualSet(tmp_path / "nowhere")
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     list(write(tmp_path / "set", Painter(), CONFIG))
-    for config, format in ((CounterfactualConfig(n=31, per_mask=4), "png"), (CONFIG, "shards")):
-        with pytest.raises(InputError, match="another counterfactual data set"):
-            next(write(tmp_path / "set", Painter(), config, format))
+    with pytest.raises(InputError, match="another counterfactual data set"):
+        next(write(tmp_path / "set", Painter(), CounterfactualConfig(n=31, per_mask=4)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     for folder in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
@@ -221,24 +244,25 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(InputError, match=r"0\.4 GB.*smaller --n"):
-        next(write(tmp_path / "set", Painter(), CounterfactualConfig(n=100_000)))
+    with pytest.raises(InputError, match=r"needs another \d+MB.*smaller --n"):
+        next(write(tmp_path / "set", Painter(), CounterfactualConfig(n=1_000_000)))
     assert not (tmp_path / "set").exists()
 
 
 def test_disk_space_is_about_what_a_set_takes(tmp_path: Path) -> None:
-    list(write(tmp_path, Painter(), CONFIG, "shards"))
+    list(write(tmp_path, Painter(), CONFIG))
     taken = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
-    assert disk_space(30, 8, "shards") <= taken < disk_space(30, 8, "shards") + 2000
-    assert disk_space(1000, 32, "png") == 4_096_000
-    assert disk_space(1000, 256, "png") == 1000 * 3 * 256**2
+    assert disk_space(30, 8, png=False) <= taken < disk_space(30, 8, png=False) + 2000
+    shards, both = (disk_space(1000, 256, png) for png in (False, True))
+    assert both - shards == 1000 * 3 * 256**2
+    assert disk_space(1000, 32, png=True) - disk_space(1000, 32, png=False) == 4_096_000
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_cgn(tmp_path / "cgn.safetensors", CGN())
     flags = ["--n", "15", "--per-mask", "5", "--seed", "2", "--intervention", "transparency", "--no-permute"]
     out = tmp_path / "out"
-    command = tyro.cli(Command, args=["--source", str(tmp_path / "cgn.safetensors"), "--out", str(out), *flags])
+    command = tyro.cli(Config, args=["--source", str(tmp_path / "cgn.safetensors"), "--out", str(out), *flags])
     assert command.data == CounterfactualConfig(15, 5, False, "transparency", seed=2)
     main(command)
     printed = capsys.readouterr().out
@@ -261,7 +285,7 @@ def test_bad_commands_end_with_one_sentence_and_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        cli.entry(lambda: main(tyro.cli(Command, args=[*flags, "--out", str(tmp_path / "out")])))
+        cli.entry(lambda: main(tyro.cli(Config, args=[*flags, "--out", str(tmp_path / "out")])))
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -2,11 +2,14 @@
 
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image, ImageColor
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -14,9 +17,9 @@ from torch import Tensor
 from skdcgn.cgn.teachers import mnist_teacher
 from skdcgn.data import mnist
 from skdcgn.data.mnist import (
-    BACKGROUND_COLOURS,
-    DIGIT_COLOURS,
-    OBJECT_COLOURS,
+    BACKGROUND_COLORS,
+    DIGIT_COLORS,
+    OBJECT_COLORS,
     TensorSet,
     make_dataset,
     mnist_digits,
@@ -30,25 +33,25 @@ NAMES = ("darkgreen", "darkblue", "#b03060", "orangered", "yellow", "burlywood",
 SPLITS = ("train", "valid", "test")
 
 
-def colours(data: TensorSet, of: Tensor) -> Tensor:
-    """Mean colour (N, 3) in 0..255 of the pixels that `of` (N, 1, 32, 32) picks."""
+def colors(data: TensorSet, of: Tensor) -> Tensor:
+    """Mean color (N, 3) in 0..255 of the pixels that `of` (N, 1, 32, 32) picks."""
     weight = of.float()
     return (data.pixels * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
 
 
-def nearest(colour: Tensor, table: tuple) -> Tensor:
-    """Row of the table that is nearest to each colour (N, 3): (N,)."""
-    return torch.cdist(colour, torch.tensor(table, dtype=torch.float32)).argmin(dim=1)
+def nearest(color: Tensor, table: tuple) -> Tensor:
+    """Row of the table that is nearest to each color (N, 3): (N,)."""
+    return torch.cdist(color, torch.tensor(table, dtype=torch.float32)).argmin(dim=1)
 
 
 def share(agreement: Tensor) -> float:
     return agreement.float().mean().item()
 
 
-def test_colour_tables_are_the_named_colours_rotated_by_six() -> None:
-    assert [ImageColor.getrgb(name) for name in NAMES] == list(BACKGROUND_COLOURS)
-    assert all(OBJECT_COLOURS[i] == BACKGROUND_COLOURS[i - 6] for i in range(10))
-    assert len(set(DIGIT_COLOURS)) == 10
+def test_color_tables_are_the_named_colors_rotated_by_six() -> None:
+    assert [ImageColor.getrgb(name) for name in NAMES] == list(BACKGROUND_COLORS)
+    assert all(OBJECT_COLORS[i] == BACKGROUND_COLORS[i - 6] for i in range(10))
+    assert len(set(DIGIT_COLORS)) == 10
 
 
 def test_offline_digits_split_scikit_learn_s_without_overlap() -> None:
@@ -63,9 +66,9 @@ def test_offline_digits_split_scikit_learn_s_without_overlap() -> None:
     )
 
 
-def test_images_are_one_colour_on_the_stroke_and_one_around_it() -> None:
+def test_images_are_one_color_on_the_stroke_and_one_around_it() -> None:
     data = make_dataset("digits", "test", seed=0)
-    stroke, around = colours(data, data.strokes), colours(data, ~data.strokes)
+    stroke, around = colors(data, data.strokes), colors(data, ~data.strokes)
     expected = torch.where(data.strokes, stroke[:, :, None, None], around[:, :, None, None])
     torch.testing.assert_close(data.pixels.float(), expected)
     assert 0.1 < share(data.strokes) < 0.3
@@ -89,23 +92,22 @@ def test_the_seed_decides_the_set() -> None:
     assert torch.equal(first.strokes, other.strokes)
     assert (
         share(
-            nearest(colours(first, first.strokes), OBJECT_COLOURS)
-            == nearest(colours(other, other.strokes), OBJECT_COLOURS)
+            nearest(colors(first, first.strokes), OBJECT_COLORS) == nearest(colors(other, other.strokes), OBJECT_COLORS)
         )
         < 0.2
     )
 
 
-def test_in_a_biased_set_the_colours_give_the_label_away() -> None:
+def test_in_a_biased_set_the_colors_give_the_label_away() -> None:
     data = make_dataset("digits", "train", seed=0)
-    assert torch.equal(nearest(colours(data, data.strokes), OBJECT_COLOURS), data.labels)
-    assert torch.equal(nearest(colours(data, ~data.strokes), BACKGROUND_COLOURS), data.labels)
+    assert torch.equal(nearest(colors(data, data.strokes), OBJECT_COLORS), data.labels)
+    assert torch.equal(nearest(colors(data, ~data.strokes), BACKGROUND_COLORS), data.labels)
 
 
 def test_in_an_unbiased_set_label_stroke_and_background_are_independent() -> None:
     data = make_dataset("digits", "train", seed=0, biased=False)
-    stroke = nearest(colours(data, data.strokes), OBJECT_COLOURS)
-    around = nearest(colours(data, ~data.strokes), BACKGROUND_COLOURS)
+    stroke = nearest(colors(data, data.strokes), OBJECT_COLORS)
+    around = nearest(colors(data, ~data.strokes), BACKGROUND_COLORS)
     for a, b in ((stroke, data.labels), (around, data.labels), (stroke, around)):
         assert 0.07 < share(a == b) < 0.13  # 1,297 images: four standard errors around 10 %
     assert stroke.bincount().min() > 80
@@ -115,20 +117,20 @@ def test_in_an_unbiased_set_label_stroke_and_background_are_independent() -> Non
 def test_splits_but_training_are_unbiased_by_default() -> None:
     for split in ("valid", "test"):
         data = make_dataset("digits", split, seed=0)
-        assert share(nearest(colours(data, data.strokes), OBJECT_COLOURS) == data.labels) < 0.2
+        assert share(nearest(colors(data, data.strokes), OBJECT_COLORS) == data.labels) < 0.2
         biased = make_dataset("digits", split, seed=0, biased=True)
-        assert share(nearest(colours(biased, biased.strokes), OBJECT_COLOURS) == biased.labels) == 1
+        assert share(nearest(colors(biased, biased.strokes), OBJECT_COLORS) == biased.labels) == 1
 
 
-def test_colour_noise_has_a_standard_deviation_of_a_hundredth() -> None:
+def test_color_noise_has_a_standard_deviation_of_a_hundredth() -> None:
     data = make_dataset("digits", "train", seed=0)
-    burlywood = colours(data, ~data.strokes)[data.labels == 5]  # far from the ends of the range: never clamped
+    burlywood = colors(data, ~data.strokes)[data.labels == 5]  # far from the ends of the range: never clamped
     assert burlywood.std(dim=0).div(255).tolist() == pytest.approx([0.01] * 3, rel=0.25)
 
 
-def test_published_code_lets_the_colours_wander() -> None:
+def test_published_code_lets_the_colors_wander() -> None:
     data = make_dataset("digits", "train", seed=0, published_code=True)
-    burlywood = colours(data, ~data.strokes)[data.labels == 5] / 255
+    burlywood = colors(data, ~data.strokes)[data.labels == 5] / 255
     assert burlywood.diff(dim=0).std().item() == pytest.approx(0.01, rel=0.25)  # a step for each image ...
     steps = len(burlywood) - 1
     assert (burlywood[-1] - burlywood[0]).norm().item() > 0.01 * steps**0.5 / 3  # ... and they add up
@@ -138,6 +140,20 @@ def test_limit_keeps_the_first_images() -> None:
     assert torch.equal(
         make_dataset("digits", "test", seed=0, limit=7).labels, make_dataset("digits", "test", seed=0).labels[:7]
     )
+
+
+def test_a_data_set_is_registered_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_args(mnist.Dataset) == tuple(mnist.DATASETS)
+    assert get_args(mnist.Variant) == ("double_colored", "colored", "wildlife")
+    assert tyro.cli(mnist.Dataset, args=["wildlife"]) == "wildlife"
+
+    def inverted(kind: mnist.Kind, *_: object) -> Tensor:
+        return torch.full((3, 1, 1), 255 if kind == "background" else 0, dtype=torch.uint8)
+
+    monkeypatch.setitem(mnist.DATASETS, "inverted", replace(mnist.DATASETS["digits"], paint=inverted))
+    data = make_dataset("inverted", "test", seed=0, limit=5)
+    assert data.pixels.shape == (5, 3, 32, 32)
+    assert torch.equal(data.pixels == 0, data.strokes.expand(-1, 3, -1, -1))
 
 
 @pytest.mark.parametrize(
@@ -171,11 +187,11 @@ def write_mnist(root: Path, compress: bool = False) -> None:
             (raw / (name + ".gz" * compress)).write_bytes(gzip.compress(content) if compress else content)
 
 
-def test_mnist_strokes_are_resized_nearest_and_binarised_at_a_tenth(tmp_path: Path) -> None:
+def test_mnist_strokes_are_resized_nearest_and_binarized_at_a_tenth(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     data = make_dataset("colored", "test", seed=0, root=tmp_path)
     assert data.labels.tolist() == list(range(7))
-    # Grey 26 of 255 is above 0.1, grey 25 is not; 7 of 28 pixels become 8 of 32.
+    # Gray 26 of 255 is above 0.1, gray 25 is not; 7 of 28 pixels become 8 of 32.
     expected = torch.zeros(32, 32, dtype=torch.bool)
     expected[:8, :8] = True
     assert all(torch.equal(stroke[0], expected) for stroke in data.strokes)
@@ -277,7 +293,7 @@ def test_wildlife_textures_tell_the_label_in_training_only(data_dir: Path) -> No
     def spread(split: str) -> float:
         """How far backgrounds of one label lie apart, as a share of how far all do."""
         data = make_dataset("wildlife", split, seed=0, root=data_dir, limit=300)
-        backgrounds = colours(data, ~data.strokes)
+        backgrounds = colors(data, ~data.strokes)
         within = torch.stack([backgrounds[data.labels == label].std(dim=0).mean() for label in range(10)])
         assert within.min() > 0.5  # never the same crop
         return (within.mean() / backgrounds.std(dim=0).mean()).item()
@@ -290,17 +306,17 @@ def test_wildlife_textures_tell_the_label_in_training_only(data_dir: Path) -> No
 @pytest.mark.parametrize(
     ("dataset", "mechanism", "table"),
     [
-        ("double_colored", Mechanism.BACKGROUND, BACKGROUND_COLOURS),
-        ("double_colored", Mechanism.TEXTURE, OBJECT_COLOURS),
-        ("colored", Mechanism.TEXTURE, DIGIT_COLOURS),
+        ("double_colored", Mechanism.BACKGROUND, BACKGROUND_COLORS),
+        ("double_colored", Mechanism.TEXTURE, OBJECT_COLORS),
+        ("colored", Mechanism.TEXTURE, DIGIT_COLORS),
     ],
 )
-def test_the_authors_teachers_learned_these_colours(
+def test_the_authors_teachers_learned_these_colors(
     data_dir: Path, dataset: str, mechanism: Mechanism, table: tuple
 ) -> None:
     teacher = mnist_teacher(dataset, data_dir / "cgn" / f"cgn_{dataset}_mnist.pth")
     labels = torch.arange(10).repeat_interleave(50)
     noise = teacher.sample_noise(len(labels), stream(0, "colours"))
-    colour = teacher.render(mechanism, noise, labels).view(10, 50, 3, 32 * 32).mean(dim=(1, 3))
-    agreement = nearest((colour + 1) * 127.5, table) == torch.arange(10)
+    color = teacher.render(mechanism, noise, labels).view(10, 50, 3, 32 * 32).mean(dim=(1, 3))
+    agreement = nearest((color + 1) * 127.5, table) == torch.arange(10)
     assert agreement.sum() >= 9

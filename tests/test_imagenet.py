@@ -13,7 +13,7 @@ from test_cgn_imagenet import write_full_checkpoint
 from skdcgn.cgn import teachers as cgn_teachers
 from skdcgn.cgn.imagenet import MINIATURE, PARTS, PARTS_OF, ImageNetCGN, load_mechanism
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, miniature, miniature_teacher
-from skdcgn.data.classes import select_classes
+from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 from skdcgn.randomness import stream

@@ -13,7 +13,7 @@ from torch import Tensor
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.data import imagenet
 from skdcgn.data import miniature as miniature_data
-from skdcgn.data.imagenet import CUE_CONFLICT_CATEGORIES, centre_crop, cue_conflict, image_folder, in9, in9_map
+from skdcgn.data.imagenet import CUE_CONFLICT_CATEGORIES, center_crop, cue_conflict, image_folder, in9, in9_map
 from skdcgn.data.miniature import CATEGORIES, Composites, WildlifeDigits, scenery
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
@@ -63,9 +63,9 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         imagenet.read_image(tmp_path / "bad.png")
 
 
-def test_grey_images_become_rgb(tmp_path: Path) -> None:
-    _image(tmp_path / "grey.png", (6, 4), "L")
-    assert imagenet.read_image(tmp_path / "grey.png").shape == (3, 4, 6)
+def test_gray_images_become_rgb(tmp_path: Path) -> None:
+    _image(tmp_path / "gray.png", (6, 4), "L")
+    assert imagenet.read_image(tmp_path / "gray.png").shape == (3, 4, 6)
 
 
 def test_categories_are_those_of_geirhos() -> None:
@@ -123,15 +123,15 @@ def test_other_folders_are_not_in9(tmp_path: Path) -> None:
         in9(tmp_path, "mixed_same")
 
 
-def test_centre_crop_is_the_middle() -> None:
+def test_center_crop_is_the_middle() -> None:
     image = torch.zeros(3, 40, 64, dtype=torch.uint8)
     image[:, :, 32:] = 200
-    view = centre_crop(image, 28)
+    view = center_crop(image, 28)
     assert view.shape == (3, 28, 28)
     assert view[:, :, :10].max() == 0
     assert view[:, :, -10:].min() == 200
     untouched = torch.randint(256, (3, 28, 28), dtype=torch.uint8, generator=stream(0, "image"))
-    assert torch.equal(centre_crop(untouched, 28), untouched)
+    assert torch.equal(center_crop(untouched, 28), untouched)
 
 
 @settings(max_examples=25, deadline=None)
@@ -154,7 +154,7 @@ def test_miniature_sets_have_the_public_formats(tmp_path: Path) -> None:
     folders = miniature_data.write_all(tmp_path, PlainScenery(), per_class=20)
     sets = imagenet.robustness_sets(*folders, CATEGORIES)
     assert (len(sets.train), len(sets.validation)) == (200, 100)
-    assert {name: len(images) for name, images in sets.in9.items()} == dict.fromkeys(miniature_data.VARIATIONS, 90)
+    assert {name: len(images) for name, images in sets.in9.items()} == dict.fromkeys(imagenet.IN9_VARIATIONS, 90)
     assert sets.in9_map.tolist() == [*range(9), -1]
     assert len(sets.stimuli) == 90
 

@@ -13,7 +13,6 @@ from skdcgn.classifiers import ensemble_measures, networks
 from skdcgn.classifiers.ensemble import (
     Batch,
     Batches,
-    CounterfactualSet,
     EnsembleConfig,
     EnsembleTrainer,
     draw_counterfactuals,
@@ -29,7 +28,6 @@ from skdcgn.classifiers.ensemble_measures import (
 from skdcgn.classifiers.networks import HEADS, InvariantEnsemble
 from skdcgn.data.imagenet import CueConflict, ImageSet, image_folder
 from skdcgn.errors import InputError
-from skdcgn.images import to_uint8
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded, stream
@@ -310,20 +308,6 @@ def test_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         for config in (BRIEF, replace(BRIEF, batch_size=3))
     ]
     torch.testing.assert_close(parts[0], parts[1])
-
-
-def test_counterfactual_sets_span_shards(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    pixels = to_uint8(torch.rand(5, 3, 4, 4, generator=stream(0, "pixels")))
-    labels = torch.arange(5)
-    for name, part in (("0000", slice(0, 3)), ("0001", slice(3, 5))):
-        shard = {"pixels": pixels[part].contiguous(), **{m.value: labels[part].clone() for m in Mechanism}}
-        save_file(shard, tmp_path / f"{name}.safetensors")
-    opened = CounterfactualSet(tmp_path)
-    assert len(opened) == 5
-    assert torch.equal(opened.image(4), pixels[4])
-    assert opened.labels[:, 2].tolist() == labels.tolist()
 
 
 @pytest.mark.data

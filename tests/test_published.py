@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
 from skdcgn.randomness import seeded, stream
-from skdcgn.tinygan.published import load_discriminator, load_generator
+from skdcgn.tinygan.published import load_published_discriminator, load_published_generator
 
 
 def random_values(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -122,11 +122,11 @@ def test_generator_draws_what_theirs_does(tmp_path: Path) -> None:
     expected = their_images(state, noise, labels)
     assert expected.std() > 0.1
     for name in ("generator_3.pt", "model_3.tar"):
-        generator = load_generator(tmp_path / name)
+        generator = load_published_generator(tmp_path / name)
         assert not generator.training
         with torch.no_grad():
             torch.testing.assert_close(generator(noise, labels), expected, rtol=1e-4, atol=1e-5)
-    config = load_generator(tmp_path / "model_3.tar", num_classes=3).config
+    config = load_published_generator(tmp_path / "model_3.tar", num_classes=3).config
     assert (config.resolution, config.width, config.blocks, config.noise_dim) == (32, 4, 3, 6)
     assert (config.class_rows, config.num_classes, config.label_input) == (5, 3, "none")
 
@@ -138,7 +138,7 @@ def test_discriminator_scores_as_theirs_does(tmp_path: Path) -> None:
         theirs(images, labels)  # moves the power iteration
     theirs.eval()
     torch.save({"G": {}, "D": theirs.state_dict()}, tmp_path / "model_1.tar")
-    discriminator = load_discriminator(tmp_path / "model_1.tar")
+    discriminator = load_published_discriminator(tmp_path / "model_1.tar")
     with torch.no_grad():
         scores, activations = discriminator(images, labels)
         torch.testing.assert_close(scores, theirs(images, labels))
@@ -155,7 +155,7 @@ def test_full_size_generators_load(
 ) -> None:
     state = random_values(json.loads((data_dir / "manifests" / f"{manifest}.json").read_text()))
     torch.save(state, tmp_path / "generator_15.pt")
-    generator = load_generator(tmp_path / "generator_15.pt")
+    generator = load_published_generator(tmp_path / "generator_15.pt")
     config = generator.config
     assert (config.resolution, config.width, config.blocks, config.noise_dim) == (resolution, 32, 5, noise)
     assert parameters(generator) == size
@@ -168,7 +168,7 @@ def test_full_size_generators_load(
 def test_full_size_discriminator_loads(data_dir: Path, tmp_path: Path) -> None:
     shapes = json.loads((data_dir / "manifests" / "skdcgn_discriminator.json").read_text())
     torch.save(random_values(shapes), tmp_path / "discriminator.pt")
-    discriminator = load_discriminator(tmp_path / "discriminator.pt")
+    discriminator = load_published_discriminator(tmp_path / "discriminator.pt")
     assert parameters(discriminator) == 3_300_321
     with torch.no_grad():
         scores, activations = discriminator(torch.zeros(2, 3, 64, 64), torch.tensor([0, 999]))
@@ -192,6 +192,6 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         "more.pt": "do not fit",
     }.items():
         with pytest.raises(InputError, match=words):
-            load_generator(tmp_path / name)
+            load_published_generator(tmp_path / name)
     with pytest.raises(InputError, match="no TinyGAN discriminator"):
-        load_discriminator(tmp_path / "other.pt")
+        load_published_discriminator(tmp_path / "other.pt")

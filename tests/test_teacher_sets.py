@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
 from skdcgn.cgn.teachers import MINIATURE_FILE, MNISTTeacher, miniature
 from skdcgn.cli import entry
 from skdcgn.commands import teacher_sets as teacher_sets_command
 from skdcgn.commands.teacher_sets import Config
+from skdcgn.data import shards
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import stream
-from skdcgn.tinygan import teacher_sets
 from skdcgn.tinygan.records import FreshBatches
 from skdcgn.tinygan.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig, draw_shard, set_folder, shard_bytes
 
@@ -44,7 +43,7 @@ def test_set_is_resumable_and_a_lost_shard_comes_back_identical(tmp_path: Path, 
     config = TeacherSetConfig(Mechanism.TEXTURE, per_class=2)
     folder = tmp_path / "set"
     list(islice(TeacherSet.write(folder, random_teacher, config), 4))  # interrupted after four classes
-    with pytest.raises(InputError, match="lacks 7 of 10 classes"):
+    with pytest.raises(InputError, match="lacks 7 of 10 shards"):
         TeacherSet(folder)
     assert len(TeacherSet(folder, classes=(0, 2))) == 4
     list(TeacherSet.write(folder, random_teacher, config))
@@ -71,7 +70,7 @@ def test_damaged_shard_is_named(tmp_path: Path, random_teacher: MNISTTeacher) ->
 
 def test_folder_of_another_set_is_not_overwritten(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
     list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=1)))
-    with pytest.raises(InputError, match="another teacher or config"):
+    with pytest.raises(InputError, match="another teacher set"):
         next(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
 
 
@@ -142,7 +141,7 @@ def test_size_is_told_before_and_a_small_disk_is_refused(
     list(TeacherSet.write(tmp_path, random_teacher, config, (0,)))
     size = (tmp_path / "class-0000.safetensors").stat().st_size
     assert size == pytest.approx(shard_bytes(random_teacher, config), rel=0.01)
-    monkeypatch.setattr(teacher_sets.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5 * size}))
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5 * size}))
     with pytest.raises(InputError, match=r"needs another 1\.\d+MB, but that disk has \d+kB left"):
         list(TeacherSet.write(tmp_path, random_teacher, config))
     assert [path.name for path in tmp_path.glob("class-*")] == ["class-0000.safetensors"]
@@ -166,13 +165,13 @@ def test_verify_finds_what_changed(tmp_path: Path, random_teacher: MNISTTeacher)
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1  # one bit of one pixel
     shard.write_bytes(content)
-    assert [name for name, intact in TeacherSet.verify(folder) if not intact] == [shard.name]
+    assert [name for name, intact in shards.verify(folder) if not intact] == [shard.name]
     with pytest.raises(InputError, match=r"1 shards are damaged or missing.*class-0004"):
         teacher_sets_command.main(Config(tmp_path, verify=True))
     shard.unlink()
     list(TeacherSet.write(folder, random_teacher, config))
-    assert all(intact for _, intact in TeacherSet.verify(folder))
-    with pytest.raises(InputError, match="no teacher set below"):
+    assert all(intact for _, intact in shards.verify(folder))
+    with pytest.raises(InputError, match="no set below"):
         teacher_sets_command.main(Config(tmp_path / "empty", verify=True))
 
 
@@ -214,7 +213,7 @@ def test_a_killed_worker_leaves_a_set_that_the_other_completes(tmp_path: Path) -
     workers[1].join(300)
     assert workers[1].exitcode == 0
 
-    assert all(intact for _, intact in TeacherSet.verify(tmp_path))
+    assert all(intact for _, intact in shards.verify(tmp_path))
     stored = TeacherSet(tmp_path)
     records = stored.records(torch.arange(len(stored)))
     assert len({tuple(row) for row in records.noise.tolist()}) == len(stored) == 1200  # none twice
@@ -236,7 +235,7 @@ def test_two_workers_do_not_do_the_same_work(tmp_path: Path, random_teacher: MNI
             return self._teacher.render(mechanism, noise, labels)
 
     config = TeacherSetConfig(Mechanism.SHAPE, 1)
-    lock = FileLock(teacher_sets._lock(tmp_path, "class-0002.safetensors"))
+    lock = shards._lock(tmp_path, "class-0002.safetensors")
     lock.acquire()
     writing = TeacherSet.write(tmp_path, Noting(), config, range(4))
     assert [written for written, _ in islice(writing, 4)] == [0, 1, 2, 3]

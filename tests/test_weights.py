@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from gdown.exceptions import DownloadError
 
+from skdcgn import __main__ as dispatcher
 from skdcgn import files as project_files
 from skdcgn.commands import weights as weights_command
 from skdcgn.data import registry, weights
@@ -88,6 +89,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     return places
 
 
+def register(monkeypatch: pytest.MonkeyPatch, file: registry.WeightFile) -> None:
+    """Make a file the only one of the registry."""
+    for module in (weights, weights_command):
+        monkeypatch.setattr(module, "REGISTRY", {file.name: file})
+
+
 @pytest.fixture
 def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> registry.WeightFile:
     """A registry with one small file, which the server has."""
@@ -97,16 +104,17 @@ def toy(server: Server, monkeypatch: pytest.MonkeyPatch) -> registry.WeightFile:
         url=server.serve("/toy.pth", CONTENT),
         size=len(CONTENT),
         sha256=SHA256,
-        licence="MIT",
+        license="MIT",
         purpose="Tests.",
     )
-    monkeypatch.setattr(registry, "REGISTRY", {"toy": file})
+    register(monkeypatch, file)
+    monkeypatch.setattr(weights, "RETRIES", 0)  # pooch waits a second before each
     return file
 
 
 def change(monkeypatch: pytest.MonkeyPatch, file: registry.WeightFile, **fields: object) -> registry.WeightFile:
     changed = dataclasses.replace(file, **fields)
-    monkeypatch.setattr(registry, "REGISTRY", {file.name: changed})
+    register(monkeypatch, changed)
     return changed
 
 
@@ -150,6 +158,22 @@ def test_failed_download_leaves_nothing(
         weights.locate("toy")
     assert "\n" not in str(caught.value)
     assert places.files() == []
+
+
+def test_broken_transfer_is_tried_again(
+    places: Places, server: Server, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mend(seconds: float) -> None:
+        server.serve("/toy.pth", CONTENT)
+
+    monkeypatch.setattr(weights, "RETRIES", 1)
+    monkeypatch.setattr("pooch.core.time.sleep", mend)
+    server.serve("/toy.pth", CONTENT[:5000], length=len(CONTENT))
+    path = weights.locate("toy")
+    assert path.read_bytes() == CONTENT
+    assert server.asked == ["/toy.pth"] * 2
+    ordinary = places.put(places.data, "ordinary", b"")
+    assert path.stat().st_mode == ordinary.stat().st_mode, "others may read it as they may any other file"
 
 
 def test_missing_without_network_names_everything(
@@ -196,7 +220,7 @@ def test_corrupt_file_in_the_cache_is_replaced(places: Places, server: Server, t
     server.answers.clear()
     with pytest.raises(InputError, match="answered 404"):
         weights.locate("toy")
-    assert places.files() == [], "a corrupt file is gone even where no new one is to be had"
+    assert places.files() == [], "a corrupt file is gone even where no new one is available"
 
 
 def test_corrupt_file_of_the_user_is_reported_and_kept(
@@ -315,8 +339,8 @@ def test_drive_downloads_go_through_gdown(
 def test_interrupted_download_leaves_nothing(
     places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(url: str, path: Path, file: registry.WeightFile) -> None:
-        path.write_bytes(CONTENT[:10])
+    def interrupt(url: str, output: str, *_: object, **__: object) -> None:
+        Path(output).write_bytes(CONTENT[:10])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(weights, "_fetch", interrupt)
@@ -348,9 +372,9 @@ def test_folders_and_unknown_names(places: Places, monkeypatch: pytest.MonkeyPat
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["weights", *arguments])
+    monkeypatch.setattr("sys.argv", ["skdcgn", "weights", *arguments])
     try:
-        weights_command.main()
+        dispatcher.main()
     except SystemExit as stop:
         return stop.code or 0
     return 0
@@ -369,7 +393,7 @@ def test_listing(
     assert row.split() == ["toy", "missing", "10.2kB", toy.url]
     assert header.index("state") == row.index("missing")
     assert header.index("place") == row.index(toy.url)
-    assert "toy: sub/toy.pth\n  Tests.\n  Licence: MIT." in details
+    assert "toy: sub/toy.pth\n  Tests.\n  License: MIT." in details
     assert server.asked == [], "listing asks no network"
 
     assert run_main(monkeypatch, "--download", "toy") == 0
@@ -400,7 +424,7 @@ def test_registry_is_complete() -> None:
         assert file.name == name
         assert file.address.startswith("https://")
         assert not Path(file.path).is_absolute()
-        assert file.licence
+        assert file.license
         assert file.purpose
         assert file.size > 0
         for checksum in filter(None, file.checksums().values()):

@@ -61,7 +61,7 @@ def stand_ins(run: pd.Series) -> list[str]:
 
 
 def provenance(shown: pd.DataFrame | pd.Series, *details: str, runs: bool = True) -> str:
-    """Say where numbers come from: runs, profile, length of training, seeds, teacher, hardware.
+    """Say where numbers come from: runs, profile, length of training, classes of ImageNet, seeds, teacher, hardware.
 
     Args:
         shown: the runs, of one profile and teacher; or one run.
@@ -76,6 +76,8 @@ def provenance(shown: pd.DataFrame | pd.Series, *details: str, runs: bool = True
     if "param/distill.steps" in shown and pd.notna(first["mechanism"]):
         steps = sorted({view.steps(run) for _, run in shown.iterrows()})
         parts.append(f"{' and '.join(f'{step:,}' for step in steps)} steps")
+    if pd.notna(first.get("classes")):
+        parts.append(f"classes {first['classes']}")
     parts += [detail for detail in details if detail]
     seeds = sorted(shown["seed"].dropna().unique())
     if seeds:
@@ -90,18 +92,21 @@ def provenance(shown: pd.DataFrame | pd.Series, *details: str, runs: bool = True
 
 
 def origins(
-    shown: Mapping[str, pd.DataFrame], details: Callable[[pd.DataFrame], Sequence[str]] = lambda _: ()
+    shown: Mapping[str, pd.DataFrame],
+    details: Callable[[pd.DataFrame], Sequence[str]] = lambda _: (),
+    runs: bool = False,
 ) -> list[str]:
     """Say where the numbers of several cases come from, a sentence for each kind of run; see `provenance`.
 
     Args:
         shown: name of a case to its runs; those without runs are left out.
         details: more about some runs.
+        runs: whether to name or count the runs.
     """
     cases: dict[str, list[str]] = {}
     for case, of_case in shown.items():
         if len(of_case):
-            cases.setdefault(provenance(of_case, *details(of_case), runs=False), []).append(case)
+            cases.setdefault(provenance(of_case, *details(of_case), runs=runs), []).append(case)
     return [f"{', '.join(names)}: {sentence[0].lower()}{sentence[1:]}" for sentence, names in cases.items()]
 
 

@@ -22,14 +22,13 @@ from skdcgn.cgn.imagenet import (
     ImageNetCGN,
     Part,
     load_mechanism,
-    truncated_noise,
 )
 from skdcgn.cgn.miniature import load_miniature
 from skdcgn.cgn.u2net import U2Net
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 from skdcgn.measure import cost
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, Source
 from skdcgn.runtime import Precision, autocast
 
 OWN_TEACHER = Path(__file__).parents[1] / "assets" / "cgn_double_colored_mnist.safetensors"
@@ -38,11 +37,12 @@ OWN_TEACHER = Path(__file__).parents[1] / "assets" / "cgn_double_colored_mnist.s
 OWN_TEACHER_NAME = "our own double_colored MNIST CGN"
 
 
-class MNISTTeacher:
-    """A CGN for an MNIST variant behind the `Source` protocol; its mechanisms may be TinyGANs."""
+class MNISTTeacher(Source):
+    """A CGN for an MNIST variant; its mechanisms may be TinyGANs."""
 
     resolution = mnist.RESOLUTION
     noise_dim = mnist.NOISE_DIM
+    prior = NORMAL
 
     def __init__(
         self,
@@ -57,10 +57,6 @@ class MNISTTeacher:
         self.sha256 = sha256
         self.stand_in = stand_in
         self.num_classes = cgn.num_classes
-
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u ~ N(0, I_32), (n, 32), on the generator's device."""
-        return torch.randn(n, self.noise_dim, generator=generator, device=generator.device)
 
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
@@ -132,8 +128,8 @@ MINIATURE_FILE = _ASSETS / "miniature_cgn.safetensors"
 _PIXELS = 1 << 20  # rendered at a time: 16 images of 256x256, 1024 of 32x32
 
 
-class ImageNetTeacher:
-    """A CGN for ImageNet, whole or one mechanism at a time, behind the `Source` protocol."""
+class ImageNetTeacher(Source):
+    """A CGN for ImageNet, whole or one mechanism at a time."""
 
     def __init__(
         self,
@@ -167,7 +163,7 @@ class ImageNetTeacher:
             raise InputError(f"The truncation must lie in (0, 1], not {truncation:g}: try CGN's own, {TRUNCATION}.")
         self._load, self._device, self._precision = load, torch.device(device), precision
         self._cgn: tuple[Mechanism, ImageNetCGN] | None = None
-        self.architecture, self.truncation = architecture, truncation
+        self.architecture, self.truncation, self.prior = architecture, truncation, NoisePrior(truncation)
         # What it renders depends on these as well, and whatever is derived from it must be told apart by them.
         setting = f"{sha256} truncation {truncation:g} {precision}"
         self.sha256 = hashlib.sha256(setting.encode()).hexdigest()
@@ -204,10 +200,6 @@ class ImageNetTeacher:
             self._cgn = None  # before the next one is read: never two in memory
             self._cgn = mechanism, self._load(mechanism).to(self._device, memory_format=torch.channels_last)
         return self._cgn[1]
-
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u, (n, noise_dim): a normal cut off at ±2, times the truncation, on the generator's device."""
-        return truncated_noise(n, self.noise_dim, self.truncation, generator)
 
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
@@ -306,8 +298,8 @@ def _sha256(path: Path, _modified: int) -> str:
 _PIXELS = 1 << 20  # pixels rendered at a time: 16 images of 256x256, 1024 of 32x32
 
 
-class UnconstrainedTeacher:
-    """A CGN's unconstrained generator behind the `Source` protocol.
+class UnconstrainedTeacher(Source):
+    """A CGN's unconstrained generator as a source.
 
     It has one output, a picture, and goes by the name of the mechanism whose output is a picture of the same kind:
     the texture.
@@ -334,14 +326,11 @@ class UnconstrainedTeacher:
         """
         self._biggan, self.device = biggan.to(device).eval().requires_grad_(False), torch.device(device)
         self.name, self.truncation, self.stand_in = name, truncation, stand_in
+        self.prior = NoisePrior(truncation)
         self.resolution = architecture.resolution
         self.num_classes = architecture.num_classes
         self.noise_dim = architecture.noise_dim
         self.sha256 = hashlib.sha256(f"{digest(biggan)} truncation {truncation:g}".encode()).hexdigest()
-
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u, (n, noise_dim): a normal cut off at ±2, times the truncation, on the generator's device."""
-        return truncated_noise(n, self.noise_dim, self.truncation, generator)
 
     @torch.no_grad()
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:

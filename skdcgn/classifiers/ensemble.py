@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from skdcgn.classifiers.networks import Backbone, InvariantEnsemble
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, write
-from skdcgn.data.imagenet import ImageSet, centre_crop, random_crop, read_image
+from skdcgn.counterfactuals.datasets import CounterfactualConfig, CounterfactualSet, write
+from skdcgn.data.imagenet import ImageSet, center_crop, random_crop, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source
@@ -65,28 +64,6 @@ class EnsembleConfig:
     """Processes that read training images."""
 
 
-class CounterfactualSet:
-    """A counterfactual data set on disk, memory-mapped: pixels, and the label of each mechanism."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open a complete set that `counterfactuals.write` wrote as shards."""
-        self._shards, labels = [], []
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as shard:
-                self._shards.append(shard.get_tensor("pixels"))
-                labels.append(torch.stack([shard.get_tensor(mechanism.value) for mechanism in Mechanism], dim=1))
-        self.labels = torch.cat(labels)
-        """(N, 3) int64, in the order of `Mechanism`."""
-        self._per_shard = len(self._shards[0])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Tensor:
-        """Return image `index`, (3, H, W) uint8."""
-        return self._shards[index // self._per_shard][index % self._per_shard]
-
-
 class _Primed:
     """A source fed with its teacher's noise: the students' own would not be truncated; see `Source`."""
 
@@ -120,7 +97,7 @@ def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: 
     target = folder / hashlib.sha256(content.encode()).hexdigest()[:12]
     if not (target / "index.csv").exists():
         with tqdm(total=plan.n, desc=f"counterfactuals of {source.name}", unit="image") as bar:
-            for there, _ in write(target, _Primed(source, teacher), plan, "shards", side):
+            for there, _ in write(target, _Primed(source, teacher), plan, resolution=side):
                 bar.update(there - bar.n)
     return CounterfactualSet(target)
 
@@ -167,7 +144,7 @@ class Batches(Dataset[Batch]):
 
     def _view(self, image: Tensor, generator: torch.Generator) -> Tensor:
         side = self._config.resolution
-        return random_crop(image, side, generator) if self._config.random_crops else centre_crop(image, side)
+        return random_crop(image, side, generator) if self._config.random_crops else center_crop(image, side)
 
 
 def ensemble_losses(model: InvariantEnsemble, batch: Batch) -> dict[str, Tensor]:

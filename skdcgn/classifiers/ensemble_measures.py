@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from skdcgn.classifiers.ensemble import EnsembleConfig, _load
 from skdcgn.classifiers.networks import HEADS, Head, InvariantEnsemble
-from skdcgn.data.imagenet import CueConflict, ImageSet, RobustnessSets, centre_crop, read_image
+from skdcgn.data.imagenet import CueConflict, ImageSet, RobustnessSets, center_crop, read_image
 from skdcgn.images import to_float
 from skdcgn.runtime import autocast
 
@@ -25,7 +25,7 @@ class _Views(Dataset[Tensor]):
         self._images, self._side = images, side
 
     def __getitem__(self, index: int) -> Tensor:
-        return centre_crop(read_image(self._images.paths[index]), self._side)
+        return center_crop(read_image(self._images.paths[index]), self._side)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Counterfactual images from any source, in batches or as whole data sets: a CGN teacher, or SKDCGN in its place.
+"""Write a data set of counterfactual images, from a CGN or from SKDCGN in its place.
 
     python -m skdcgn counterfactuals --source cgn:double_colored --n 10000 --out counterfactuals
-    python -m skdcgn counterfactuals --source runs:/<id of a run of mnist_kd> --n 100000 --out students --format shards
+    python -m skdcgn counterfactuals --source runs:/<id of a run> --n 100000 --out students --no-png
 
-writes one to a folder: PNG images (or safetensors shards), `index.csv` (and `index.parquet`) with the label of each
-mechanism for every image, and `set.json`, which says what it is. `skdcgn.sources` tells what can be a source. A
-command that was interrupted goes on where it stopped.
+The folder gets safetensors shards, PNG images, `index.csv` (and `index.parquet`) with the label of each mechanism for
+every image, and `set.json`, which says what it is. `recipes.sources` tells what can be a source. An interrupted command
+resumes where it stopped, and several may write one set together.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, Format, disk_space, write
+from skdcgn.counterfactuals.datasets import CounterfactualConfig, disk_space, write
 from skdcgn.errors import InputError
 from skdcgn.recipes.sources import load_source
 from skdcgn.runs.store import open_store
@@ -27,12 +27,12 @@ class Config:
 
     source: str
     """Where the mechanisms come from: cgn:double_colored, cgn:colored or cgn:wildlife (the CGN authors' teachers),
-    runs:/ID (a run of mnist_kd, train_cgn_mnist or baseline_mnist), or the path of an MNIST CGN's checkpoint."""
+    runs:/ID (a run that kept an MNIST CGN, or three students), or the path of an MNIST CGN's checkpoint."""
     out: Path
     """Folder to write; one that holds a part of this very set is completed."""
     data: tyro.conf.OmitArgPrefixes[CounterfactualConfig] = field(default_factory=CounterfactualConfig)
-    format: Format = "png"
-    """PNG files, or compact safetensors shards."""
+    png: bool = True
+    """Write PNG files beside the compact safetensors shards."""
     resolution: int | None = None
     """Side of the images; by default the source's own."""
     device: str = "auto"
@@ -46,13 +46,13 @@ def main(config: Config) -> None:
     store = open_store() if config.source.startswith("runs:/") else None
     source = load_source(config.source, store, setup(Runtime(device=config.device)))
     resolution = config.resolution or source.resolution
-    space = disk_space(config.data.n, resolution, config.format)
+    space = disk_space(config.data.n, resolution, config.png)
     print(
         f"{config.data.n:,} images ({resolution}x{resolution}) of {source.name} to {config.out}: about "
         f"{space / 1e6:,.0f} MB",
         flush=True,
     )
     with tqdm(total=config.data.n, unit="image") as bar:
-        for there, _ in write(config.out, source, config.data, config.format, resolution):
+        for there, _ in write(config.out, source, config.data, config.png, resolution):
             bar.update(there - bar.n)
     print(f"{config.out / 'index.csv'} lists them")

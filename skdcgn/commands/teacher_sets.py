@@ -1,4 +1,4 @@
-"""Stored teacher sets, written by any number of processes, and the endless batches that a student learns from them.
+"""Write stored teacher sets, or check them.
 
     python -m skdcgn teacher-sets --out DIR                                      the paper's million, each mechanism
     python -m skdcgn teacher-sets --out DIR --mechanism shape --classes 0-99 --runtime.device cuda
@@ -6,7 +6,7 @@
     python -m skdcgn teacher-sets --out DIR --verify                             checks what is in DIR
 
 Start it as often as there are devices, on any machines that share DIR: each process takes classes that no other is at.
-One that is killed leaves nothing half-written, and the same command goes on. Then train on the set with
+One that is killed leaves nothing half-written, and the same command resumes. Then train on the set with
 `experiments/imagenet_kd.py --teacher-sets DIR`.
 """
 
@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from skdcgn import runtime
 from skdcgn.cgn.teachers import imagenet_teacher, miniature_teacher, mnist_teacher
-from skdcgn.data.classes import select_classes
+from skdcgn.data import shards
+from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.runtime import Precision, Runtime
-from skdcgn.tinygan.teacher_sets import _INDEX, TeacherSet, TeacherSetConfig, _size, set_folder, shard_bytes
+from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig, set_folder, shard_bytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,10 @@ def main(config: Config) -> None:
         classes = select_classes(config.classes, mechanism, teacher.num_classes)
         folder = set_folder(config.out, teacher, content)
         size = len(classes) * shard_bytes(teacher, content)
-        print(f"{mechanism}: {len(classes)} classes x {config.per_class} records, {_size(size)}: {folder}", flush=True)
+        print(
+            f"{mechanism}: {len(classes)} classes x {config.per_class} records, {shards.format_size(size)}: {folder}",
+            flush=True,
+        )
         plan.append((folder, content, classes))
     for folder, content, classes in [] if config.dry_run else plan:
         with tqdm(total=len(classes), desc=content.mechanism.value, unit="class") as bar:
@@ -95,12 +99,12 @@ def _teacher(config: Config, device: torch.device) -> Source:
 
 
 def _verify(root: Path) -> None:
-    sets = sorted(path.parent for path in root.glob(f"**/{_INDEX}"))
+    sets = sorted(path.parent for path in root.glob(f"**/{shards.INDEX}"))
     if not sets:
-        raise InputError(f"no teacher set below {root}: name the folder that was given as --out.")
+        raise InputError(f"no set below {root}: name the folder that was given as --out.")
     damaged = []
     for folder in sets:
-        checked = list(tqdm(TeacherSet.verify(folder), desc=folder.name, unit="shard"))
+        checked = list(tqdm(shards.verify(folder), desc=folder.name, unit="shard"))
         damaged += [folder / name for name, intact in checked if not intact]
         print(f"{folder}: {sum(intact for _, intact in checked)} of {len(checked)} shards intact")
     if damaged:

@@ -17,16 +17,17 @@ in CGN's own download script is dead; the address here is U2-Net's own.
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from skdcgn.data.registry import REGISTRY, State
-from skdcgn.data.weights import _size, cache_dir, data_dir, locate, status
+from skdcgn.data.registry import REGISTRY
+from skdcgn.data.weights import State, cache_dir, data_dir, locate, status
+from skdcgn.files import format_size
 
 
 def _listing(states: Mapping[str, tuple[State, str]]) -> Iterator[str]:
-    """Yield the lines of the table of files, then what is to be known of those that are not there."""
+    """Yield the lines of the table of files, then what is known of those that are not there."""
     width = max(map(len, ["file", *states]))
     yield f"{'file':{width}}  {'state':10}  {'size':>6}  place, or address where missing"
     for name, (state, detail) in states.items():
-        yield f"{name:{width}}  {state:10}  {_size(REGISTRY[name].size):>6}  {detail}"
+        yield f"{name:{width}}  {state:10}  {format_size(REGISTRY[name].size):>6}  {detail}"
     if any(state == "unverified" for state, _ in states.values()):
         yield "unverified: there, but checked for its size only, as this project knows no checksum of it"
     absent = [REGISTRY[name] for name, (state, _) in states.items() if state in ("missing", "corrupt")]
@@ -38,7 +39,7 @@ def _listing(states: Mapping[str, tuple[State, str]]) -> Iterator[str]:
     for file in absent:
         yield ""
         yield f"{file.name}: {file.path}"
-        yield from (f"  {line}" for line in (file.purpose, file.note, f"Licence: {file.licence}.") if line)
+        yield from (f"  {line}" for line in (file.purpose, file.note, f"License: {file.license}.") if line)
 
 
 @dataclasses.dataclass(frozen=True)

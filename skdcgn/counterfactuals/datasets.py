@@ -1,34 +1,32 @@
-"""Counterfactual images from any source, in batches or as whole data sets: a CGN teacher, or SKDCGN in its place.
-
-    python -m skdcgn counterfactuals --source cgn:double_colored --n 10000 --out counterfactuals
-    python -m skdcgn counterfactuals --source runs:/<id of a run of mnist_kd> --n 100000 --out students --format shards
-
-writes one to a folder: PNG images (or safetensors shards), `index.csv` (and `index.parquet`) with the label of each
-mechanism for every image, and `set.json`, which says what it is. `skdcgn.sources` tells what can be a source. A
-command that was interrupted goes on where it stopped.
-"""
+"""Counterfactual data sets from any source: in memory, or on disk as shards and PNG files."""
 
 import importlib.util
-import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
+from skdcgn.data.shards import read_description, read_shards, write_shards
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.images import fit_resolution, to_uint8
-from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene, shuffle_patches
+from skdcgn.images import to_uint8
+from skdcgn.mechanisms import Intervention, Mechanism, Source, draw_shifts, render_composed
 from skdcgn.randomness import stream
 
-Format = Literal["png", "shards"]
+CHUNK = 100
+"""Images drawn at a time, or as many as the counterfactuals of one mask."""
+
+SHARD_CHUNKS = 10
+"""Chunks of a shard on disk."""
+
+_KIND = "counterfactual data set"
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,15 @@ class CounterfactualConfig:
         """Chunks that hold the `n` images."""
         return -(-self.n // self.chunk)
 
+    @property
+    def per_shard(self) -> int:
+        """Images of a shard on disk, of all but the last."""
+        return self.chunk * SHARD_CHUNKS
 
-CHUNK = 100
-"""Images drawn at a time, or as many as the counterfactuals of one mask."""
-
-SHARD_CHUNKS = 10
-"""Chunks of a shard on disk."""
+    @property
+    def shards(self) -> list[str]:
+        """File names of the shards, in order."""
+        return [f"{number:04d}.safetensors" for number in range(-(-self.n // self.per_shard))]
 
 
 class CounterfactualData(NamedTuple):
@@ -97,178 +98,154 @@ class CounterfactualData(NamedTuple):
     """(N,) int64."""
 
 
-def generate(
-    source: Source,
-    config: CounterfactualConfig,
-    device: torch.device | str = "cpu",
-    resolution: int | None = None,
-) -> Iterator[CounterfactualData]:
-    """Draw a counterfactual data set chunk by chunk, on the fly.
+def draw(source: Source, config: CounterfactualConfig, resolution: int | None = None) -> CounterfactualData:
+    """Draw a counterfactual data set into memory.
 
     All draws are made on the CPU, so that labels and noise are the same whatever device the source is on.
 
     Args:
         source: where the mechanisms come from.
         config: the set.
-        device: where the chunks go.
         resolution: side of the images; by default the source's. Mechanisms are brought to it before the mask is
-            modified (see `students.fit_resolution`).
+            modified (see `images.fit_resolution`).
     """
-    for index in range(config.chunks):
-        chunk = _draw_chunk(source, config, index, resolution or source.resolution)
-        yield CounterfactualData(*(field[: config.n - index * config.chunk].to(device) for field in chunk))
+    return _draw(source, config, range(config.chunks), resolution)
 
 
-def draw(
-    source: Source,
-    config: CounterfactualConfig,
-    device: torch.device | str = "cpu",
-    resolution: int | None = None,
+def _draw(
+    source: Source, config: CounterfactualConfig, chunks: range, resolution: int | None = None
 ) -> CounterfactualData:
-    """Draw a counterfactual data set into memory: the concatenation of what `generate` yields."""
-    return _concatenate(list(generate(source, config, device, resolution)))
+    """Draw the images of some consecutive chunks."""
+    drawn = [_draw_chunk(source, config, index, resolution) for index in chunks]
+    count = config.n - chunks.start * config.chunk
+    return CounterfactualData(*(torch.cat(field)[:count] for field in zip(*drawn, strict=True)))
 
 
-def _concatenate(chunks: list[CounterfactualData]) -> CounterfactualData:
-    return CounterfactualData(*(torch.cat(field) for field in zip(*chunks, strict=True)))
-
-
-def _draw_labels(
-    config: CounterfactualConfig, num_classes: int, index: int
-) -> tuple[dict[Mechanism, Tensor], torch.Generator]:
-    """Return the labels of a chunk, (chunk,) for each mechanism, and the generator of everything drawn after them."""
-    generator = stream(config.seed, "counterfactuals", index)
-    shape = torch.randint(num_classes, (config.chunk // config.per_mask,), generator=generator)
-    labels = {Mechanism.SHAPE: shape.repeat_interleave(config.per_mask)}
-    for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND):
-        independent = torch.randint(num_classes, (config.chunk,), generator=generator)
-        labels[mechanism] = independent if config.permute else labels[Mechanism.SHAPE]
-    return labels, generator
-
-
-def _draw_chunk(source: Source, config: CounterfactualConfig, index: int, resolution: int) -> CounterfactualData:
+def _draw_chunk(
+    source: Source, config: CounterfactualConfig, index: int, resolution: int | None = None
+) -> CounterfactualData:
     """Draw one whole chunk, whatever part of it the set keeps."""
-    labels, generator = _draw_labels(config, source.num_classes, index)
-    outputs = {}
+    generator = stream(config.seed, "counterfactuals", index)
+    masks = config.chunk // config.per_mask
+    shape = torch.randint(source.num_classes, (masks,), generator=generator)
+    labels, noise, shifts = {Mechanism.SHAPE: shape}, {}, {}
+    for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND):
+        independent = torch.randint(source.num_classes, (config.chunk,), generator=generator)
+        labels[mechanism] = independent if config.permute else shape.repeat_interleave(config.per_mask)
     for mechanism in Mechanism:
-        repeats = config.per_mask if mechanism is Mechanism.SHAPE else 1
-        y = labels[mechanism][::repeats]
-        output = source.render(mechanism, source.sample_noise(len(y), generator), y).cpu()
-        output = fit_resolution(output, resolution)
+        noise[mechanism] = source.sample_noise(len(labels[mechanism]), generator)
         if mechanism is not Mechanism.SHAPE and config.shuffle:
-            output = shuffle_patches(output, generator)
-        outputs[mechanism] = output.repeat_interleave(repeats, dim=0)
-    mask = intervene(outputs[Mechanism.SHAPE], config.intervention, generator, config.strength)
-    images = compose(mask, outputs[Mechanism.TEXTURE], outputs[Mechanism.BACKGROUND])
-    return CounterfactualData(to_uint8(images), *(labels[mechanism] for mechanism in Mechanism))
+            shifts[mechanism] = draw_shifts(config.chunk, resolution or source.resolution, generator)
+    composed = render_composed(
+        source, noise, labels, shifts, config.intervention, generator, config.strength, resolution
+    )
+    return CounterfactualData(to_uint8(composed.images), *(composed.labels[mechanism] for mechanism in Mechanism))
+
+
+class CounterfactualSet:
+    """A counterfactual data set on disk, memory-mapped: pixels, and the label of each mechanism."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a complete set that `write` wrote.
+
+        Raises:
+            InputError: there is none at `folder`, or a shard is missing or damaged.
+        """
+        description = read_description(folder, _KIND)
+        self.config = CounterfactualConfig(
+            **{field.name: description[field.name] for field in fields(CounterfactualConfig)}
+        )
+        shards = read_shards(folder, _KIND, self.config.shards)
+        self.labels = torch.cat([torch.stack([shard[m.value] for m in Mechanism], dim=1) for shard in shards])
+        """(N, 3) int64, in the order of `Mechanism`."""
+        self._pixels = [shard["pixels"] for shard in shards]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Tensor:
+        """Return image `index`, (3, H, W) uint8."""
+        shard, row = divmod(index, len(self._pixels[0]))
+        return self._pixels[shard][row]
 
 
 def write(
-    folder: Path,
-    source: Source,
-    config: CounterfactualConfig,
-    format: Format = "png",
-    resolution: int | None = None,
+    folder: Path, source: Source, config: CounterfactualConfig, png: bool = False, resolution: int | None = None
 ) -> Iterator[tuple[int, int]]:
     """Write what is missing of a counterfactual data set to a folder, yielding (images there, images in all).
 
-    The set lies there in shards of about a thousand images: folders of PNG files, or safetensors files of `pixels`,
-    `shape`, `texture` and `background` (see `CounterfactualData`). `index.csv`, written last, has a row for each
-    image; `index.parquet` is the same where pandas can write it.
+    The set lies there in shards of about a thousand images (see `data.shards`), each with the fields of
+    `CounterfactualData`. `index.csv`, written last, has a row for each image; `index.parquet` is the same where pandas
+    can write it.
 
     Args:
         folder: a new or empty one, or one that holds a part of this very set.
         source: where the mechanisms come from.
         config: the set.
-        format: png or shards.
+        png: write each image as a PNG file too, into a folder for each shard.
         resolution: side of the images; by default the source's.
 
     Raises:
         InputError: the folder holds something else, or there is not enough room on its disk.
     """
     resolution = resolution or source.resolution
-    _claim(folder, source, config, format, resolution)
-    for first in range(0, config.chunks, SHARD_CHUNKS):
-        shard = folder / _shard_name(first, format)
-        until = min(config.n, (first + SHARD_CHUNKS) * config.chunk)
-        if not shard.exists():
-            chunks = range(first, min(first + SHARD_CHUNKS, config.chunks))
-            data = _concatenate([_draw_chunk(source, config, index, resolution) for index in chunks])
-            start = first * config.chunk
-            _write_shard(shard, CounterfactualData(*(field[: until - start] for field in data)), start, format)
-        yield until, config.n
-    _write_index(folder, _index(source, config, format))
-
-
-def _claim(folder: Path, source: Source, config: CounterfactualConfig, format: Format, resolution: int) -> None:
-    """Say in `set.json` what the folder holds, unless it holds something else."""
     description = {
         "source": source.name,
         "source_sha256": source.sha256,
         "stand_in": source.stand_in,
-        "format": format,
         "resolution": resolution,
         **asdict(config),
     }
-    path = folder / "set.json"
-    if path.exists():
-        if json.loads(path.read_text()) != description:
-            raise InputError(f"{folder} holds another counterfactual data set (see {path}): choose another folder.")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else than a counterfactual data set: choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = disk_space(config.n, resolution, format), shutil.disk_usage(folder).free
-    if needed > free:
-        folder.rmdir()
-        raise InputError(
-            f"{config.n} images need about {needed / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB: "
-            "make room, or give a smaller --n."
-        )
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    chunks = range(config.chunks)
+    parts = [chunks[first : first + SHARD_CHUNKS] for first in chunks[::SHARD_CHUNKS]]
+    drawing = {
+        name: partial(_draw, source, config, part, resolution) for name, part in zip(config.shards, parts, strict=True)
+    }
+    shard_bytes = disk_space(min(config.n, config.per_shard), resolution, png)
+    advice = "make room, or give a smaller --n"
+    for there, _ in write_shards(folder, _KIND, description, drawing, shard_bytes, advice):
+        yield min(config.n, there * config.per_shard), config.n
+    data = CounterfactualSet(folder)
+    if png:
+        _export(folder, data)
+    _write_index(folder, data, source.name, png)
 
 
-def disk_space(n: int, resolution: int, format: Format) -> int:
-    """Estimate the bytes that a set takes on disk; a small file takes a block of 4 KiB."""
+def disk_space(n: int, resolution: int, png: bool) -> int:
+    """Estimate the bytes that a set takes on disk; a small PNG file takes a block of 4 KiB."""
     pixels = 3 * resolution**2
-    return n * (max(pixels, 4096) if format == "png" else pixels + 3 * 8)
+    return n * (pixels + 3 * 8 + (max(pixels, 4096) if png else 0))
 
 
-def _shard_name(first: int, format: Format) -> str:
-    number = f"{first // SHARD_CHUNKS:04d}"
-    return number if format == "png" else f"{number}.safetensors"
+def _export(folder: Path, data: CounterfactualSet) -> None:
+    """Write the PNG files of each shard, all or none."""
+    for first in range(0, len(data), data.config.per_shard):
+        target = folder / _png(data.config, first).parent
+        if target.exists():
+            continue
+        temporary = folder / f".{target.name}.part"
+        shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted writer
+        temporary.mkdir()
+        for number in range(first, min(first + data.config.per_shard, len(data))):
+            picture = Image.fromarray(data.image(number).permute(1, 2, 0).numpy())
+            picture.save(temporary / _png(data.config, number).name, compress_level=1)
+        temporary.rename(target)
 
 
-def _write_shard(shard: Path, data: CounterfactualData, start: int, format: Format) -> None:
-    """Write a shard whole or not at all; `start` is the position of its first image in the set."""
-    if format == "shards":
-        with atomic_path(shard) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in data._asdict().items()}, temporary)
-        return
-    temporary = shard.with_name(f".{shard.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted writer
-    temporary.mkdir()
-    for number, pixels in enumerate(data.pixels.permute(0, 2, 3, 1).numpy(), start):
-        Image.fromarray(pixels).save(temporary / f"{number:07d}.png", compress_level=1)
-    temporary.rename(shard)
+def _png(config: CounterfactualConfig, number: int) -> Path:
+    """Return where the PNG file of an image lies in its set."""
+    return Path(config.shards[number // config.per_shard]).with_suffix("") / f"{number:07d}.png"
 
 
-def _index(source: Source, config: CounterfactualConfig, format: Format) -> pd.DataFrame:
-    """Return the set's index, a row for each image; labels follow from the config, no shard is read."""
-    chunks = [_draw_labels(config, source.num_classes, index)[0] for index in range(config.chunks)]
-    labels = {mechanism: torch.cat([chunk[mechanism] for chunk in chunks])[: config.n] for mechanism in Mechanism}
-    per_shard = SHARD_CHUNKS * config.chunk
-    shards = [_shard_name(number // per_shard * SHARD_CHUNKS, format) for number in range(config.n)]
-    if format == "png":
-        place = {"file": [f"{shard}/{number:07d}.png" for number, shard in enumerate(shards)]}
-    else:
-        place = {"file": shards, "row": [number % per_shard for number in range(config.n)]}
-    columns = {f"label_{mechanism}": values.numpy() for mechanism, values in labels.items()}
-    return pd.DataFrame({**place, **columns, "source": source.name, "seed": config.seed})
-
-
-def _write_index(folder: Path, index: pd.DataFrame) -> None:
+def _write_index(folder: Path, data: CounterfactualSet, source: str, png: bool) -> None:
+    """Write the index of a complete set, a row for each image."""
+    config, numbers = data.config, range(len(data))
+    index = pd.DataFrame({"shard": [config.shards[number // config.per_shard] for number in numbers]})
+    index["row"] = [number % config.per_shard for number in numbers]
+    if png:
+        index["file"] = [_png(config, number).as_posix() for number in numbers]
+    index[[f"label_{mechanism}" for mechanism in Mechanism]] = data.labels.numpy()
+    index["source"], index["seed"] = source, config.seed
     with atomic_path(folder / "index.csv") as temporary:
         index.to_csv(temporary, index=False)
     if importlib.util.find_spec("pyarrow"):  # it comes with MLflow, not with pandas

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.tinygan.networks import TinyGANGenerator
 
 
-class SKDCGN:
-    """Three students behind the `Source` protocol, so that whatever takes a CGN takes them as well."""
+class SKDCGN(Source):
+    """Three students as one source, so that whatever takes a CGN takes them as well."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class SKDCGN:
         """Compose students.
 
         Args:
-            students: one generator for each mechanism; they must agree on resolution, noise and classes.
+            students: one generator for each mechanism; they must agree on resolution, noise prior and classes.
             name: for tags and titles.
             stand_in: whether their teacher was an untrained or miniature stand-in.
             device: where to run them.
@@ -37,23 +37,20 @@ class SKDCGN:
             raise InputError(
                 f"SKDCGN needs a student for every mechanism: no {' and no '.join(missing)} student given."
             )
-        configs = [students[mechanism].config for mechanism in Mechanism]
-        if len({(config.resolution, config.noise_dim, config.num_classes) for config in configs}) > 1:
+        shared = {
+            (student.config.resolution, student.config.noise_dim, student.config.num_classes, student.prior)
+            for student in students.values()
+        }
+        if len(shared) > 1:
             raise InputError("the three students differ in resolution, noise or classes: they cannot be composed.")
+        ((self.resolution, self.noise_dim, self.num_classes, self.prior),) = shared
         self._students = {mechanism: students[mechanism].to(device).eval() for mechanism in Mechanism}
         self.name = name
         self.stand_in = stand_in
-        self.resolution = configs[0].resolution
-        self.noise_dim = configs[0].noise_dim
-        self.num_classes = configs[0].num_classes
         self.sha256 = _digest(self._students)
 
-    def sample_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw z ~ N(0, I), (n, noise_dim), on the generator's device."""
-        return torch.randn(n, self.noise_dim, generator=generator, device=generator.device)
-
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Return a mask (B, 1, H, W) in [0, 1], or a texture or background (B, 3, H, W) in [-1, 1]."""
+        """Run one mechanism's student; see `Source.render`."""
         return render(self._students[mechanism], mechanism, noise, labels)
 
     def parameters(self, mechanism: Mechanism) -> int:
@@ -75,6 +72,8 @@ def render(student: TinyGANGenerator, mechanism: Mechanism, noise: Tensor, label
 def _digest(students: Mapping[Mechanism, TinyGANGenerator]) -> str:
     digest = hashlib.sha256()
     for mechanism in Mechanism:
+        if students[mechanism].prior.truncation is not None:
+            digest.update(f"{mechanism} truncation {students[mechanism].prior.truncation:g}".encode())
         for key, value in sorted(students[mechanism].state_dict().items()):
             digest.update(f"{mechanism}.{key}".encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())

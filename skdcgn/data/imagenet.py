@@ -5,7 +5,7 @@
   `in_to_in9.json`, which maps each class of ImageNet to one of the nine, or to -1;
 - the texture-shape cue-conflict stimuli (Geirhos et al., 2019): `<shape>/<shape><n>-<texture><n>.png`.
 
-`skdcgn.miniature_data` writes miniature counterparts in the same formats.
+`skdcgn.data.miniature` writes miniature counterparts in the same formats.
 """
 
 import hashlib
@@ -13,21 +13,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn.data.miniature import DESCRIPTION
 from skdcgn.errors import InputError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
 IN9_MAP = "in_to_in9.json"
+
+DESCRIPTION = "description.json"
+"""The file of a miniature set that says what it is."""
 
 IN9_ADDRESS = "https://github.com/MadryLab/backgrounds_challenge"
 
@@ -39,26 +40,18 @@ CUE_CONFLICT_ADDRESS = "https://github.com/rgeirhos/texture-vs-shape (stimuli/st
 Categories = Mapping[str, Sequence[int]]
 """Name of a category to the classes that belong to it."""
 
-_BIRDS = chain([8], range(10, 17), range(18, 21), range(22, 25), range(80, 84), range(87, 97), range(98, 101))
-
-_MORE_BIRDS = chain(range(127, 134), range(135, 146))
-
-
-# All breeds from 152 to 268 but these.
-_NO_DOGS = {192, 204, 227, 242, 251, 258, 260, 264}
-
 CUE_CONFLICT_CATEGORIES: Categories = {
     "airplane": (404,),
     "bear": (294, 295, 296, 297),
     "bicycle": (444, 671),
-    "bird": tuple(chain(_BIRDS, _MORE_BIRDS)),
+    "bird": tuple(np.r_[8, 10:17, 18:21, 22:25, 80:84, 87:97, 98:101, 127:134, 135:146].tolist()),
     "boat": (472, 554, 625, 814, 914),
     "bottle": (440, 720, 737, 898, 899, 901, 907),
     "car": (436, 511, 817),
     "cat": tuple(range(281, 287)),
     "chair": (423, 559, 765, 857),
     "clock": (409, 530, 892),
-    "dog": tuple(label for label in range(152, 269) if label not in _NO_DOGS),
+    "dog": tuple(sorted({*range(152, 269)} - {192, 204, 227, 242, 251, 258, 260, 264})),
     "elephant": (385, 386),
     "keyboard": (508, 878),
     "knife": (499,),
@@ -99,6 +92,16 @@ class CueConflict(ImageSet):
 
     textures: Tensor
     categories: tuple[tuple[int, ...], ...]
+
+
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: correct the path of the data set.")
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def image_folder(folder: Path, limit: int | None = None) -> ImageSet:
@@ -251,16 +254,6 @@ def robustness_sets(
     return RobustnessSets(train, validation, variations, mapping, conflicts, digest.hexdigest())
 
 
-def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}: correct the path of the data set.")
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
 def read_image(path: Path) -> Tensor:
     """Read an image as RGB, (3, H, W) uint8.
 
@@ -270,11 +263,11 @@ def read_image(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read as an image ({type(error).__name__}): replace or remove it.") from None
 
 
-def centre_crop(image: Tensor, side: int) -> Tensor:
+def center_crop(image: Tensor, side: int) -> Tensor:
     """Resize the shorter side to 8/7 of `side` (256 for 224) and cut out the middle: ImageNet's usual test view.
 
     Args:

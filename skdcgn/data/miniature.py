@@ -14,19 +14,21 @@ are not at hand, a teacher's own mechanisms take their place. Both compose an im
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from skdcgn.data import mnist
+from skdcgn.data.imagenet import DESCRIPTION, IN9_MAP, IN9_VARIATIONS
 from skdcgn.data.labels import balanced_labels
 from skdcgn.errors import InputError
+from skdcgn.files import atomic_folder
 from skdcgn.images import to_uint8
 from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
@@ -40,15 +42,8 @@ CATEGORIES = {name: (label,) for label, name in enumerate(CLASSES)}
 IN9_CLASSES = 9
 """The first nine are those of the IN-9 counterpart: as in IN-9, some classes belong to none of its nine."""
 
-VARIATIONS = ("original", "mixed_same", "mixed_rand")
-
-DESCRIPTION = "description.json"
-"""The file of a set that says what it is."""
-
 _STROKES = 10_000
 """MNIST digits that strokes are taken from, of each split."""
-
-Split = Literal["train", "valid", "test"]
 
 Labels = Mapping[Mechanism, Tensor]
 
@@ -60,7 +55,7 @@ class Scenery(Protocol):
     """For titles and tags."""
     num_classes: int
 
-    def draw(self, split: Split, labels: Labels, generator: torch.Generator) -> Tensor:
+    def draw(self, split: mnist.Split, labels: Labels, generator: torch.Generator) -> Tensor:
         """Draw images (N, 3, H, W) uint8 whose mechanisms have these labels, (N,) each."""
         ...
 
@@ -80,18 +75,15 @@ class WildlifeDigits:
         Raises:
             InputError: MNIST or the textures are not at hand.
         """
-        self._root = root
         self._textures = {
             Mechanism.TEXTURE: mnist.textures("object", root),
             Mechanism.BACKGROUND: mnist.textures("background", root),
         }
-        self._strokes: dict[Split, mnist.TensorSet] = {}
+        self._digits = cache(lambda split: mnist.make_dataset("wildlife", split, 0, root=root, limit=_STROKES))
 
-    def draw(self, split: Split, labels: Labels, generator: torch.Generator) -> Tensor:
+    def draw(self, split: mnist.Split, labels: Labels, generator: torch.Generator) -> Tensor:
         """Draw images (N, 3, 32, 32) uint8; splits share no strokes. See `Scenery.draw`."""
-        if split not in self._strokes:
-            self._strokes[split] = mnist.make_dataset("wildlife", split, 0, root=self._root, limit=_STROKES)
-        digits = self._strokes[split]
+        digits = self._digits(split)
         chosen = torch.empty_like(labels[Mechanism.SHAPE])
         for label in range(self.num_classes):
             wanted = labels[Mechanism.SHAPE] == label
@@ -113,7 +105,7 @@ class Composites:
         self.num_classes = teacher.num_classes
         self.sha256 = teacher.sha256
 
-    def draw(self, split: Split, labels: Labels, generator: torch.Generator) -> Tensor:
+    def draw(self, split: mnist.Split, labels: Labels, generator: torch.Generator) -> Tensor:
         """Draw images (N, 3, H, W) uint8 at the teacher's resolution; see `Scenery.draw`."""
         outputs = [
             self._teacher.render(m, self._teacher.sample_noise(len(labels[m]), generator), labels[m]).cpu()
@@ -151,15 +143,15 @@ def real_images(
         The set's folder, with `train` and `val` in it. The classes are named like WordNet ids, n00000000 and so on.
     """
 
-    def images() -> Iterator[tuple[str, Tensor]]:
+    def files() -> Iterator[tuple[str, Tensor | str]]:
         for part, split, count in (("train", "train", per_class), ("val", "valid", validation_per_class)):
             labels = balanced_labels(count, source.num_classes)
             pixels = source.draw(split, dict.fromkeys(Mechanism, labels), stream(seed, "real images", part))
             for index, label in enumerate(labels.tolist()):
                 yield f"{part}/n{label:08d}/n{label:08d}_{index // source.num_classes}.png", pixels[index]
 
-    plan = {"seed": seed, "per_class": per_class, "validation_per_class": validation_per_class}
-    return _write(folder, "real", source, plan, images)
+    counts = {"per_class": per_class, "validation_per_class": validation_per_class}
+    return _write(folder, "real", source, files, seed=seed, **counts)
 
 
 def mixed_backgrounds(folder: Path, source: Scenery, seed: int = 0, per_class: int = 50) -> Path:
@@ -174,11 +166,11 @@ def mixed_backgrounds(folder: Path, source: Scenery, seed: int = 0, per_class: i
         per_class: images of each class and variation.
 
     Returns:
-        The set's folder, with a folder for each of `VARIATIONS`.
+        The set's folder, with a folder for each of `IN9_VARIATIONS`.
     """
 
-    def images() -> Iterator[tuple[str, Tensor]]:
-        for variation in VARIATIONS:
+    def files() -> Iterator[tuple[str, Tensor | str]]:
+        for variation in IN9_VARIATIONS:
             generator = stream(seed, "mixed backgrounds", variation)
             labels = balanced_labels(per_class, IN9_CLASSES)
             any_class = torch.randint(IN9_CLASSES, labels.shape, generator=generator)
@@ -188,10 +180,10 @@ def mixed_backgrounds(folder: Path, source: Scenery, seed: int = 0, per_class: i
             for index, (label, behind) in enumerate(zip(labels.tolist(), background.tolist(), strict=True)):
                 name = f"fg_n{label:08d}_{index // IN9_CLASSES}_bg_n{behind:08d}.png"
                 yield f"{variation}/val/{label:02d}_{CLASSES[label]}/{name}", pixels[index]
+        mapping = {str(label): label if label < IN9_CLASSES else -1 for label in range(source.num_classes)}
+        yield IN9_MAP, json.dumps(mapping)
 
-    mapping = {str(label): label if label < IN9_CLASSES else -1 for label in range(source.num_classes)}
-    plan = {"seed": seed, "per_class": per_class}
-    return _write(folder, "in9", source, plan, images, {"in_to_in9.json": json.dumps(mapping)})
+    return _write(folder, "in9", source, files, seed=seed, per_class=per_class)
 
 
 def cue_conflict(folder: Path, source: Scenery, seed: int = 0, per_pair: int = 5) -> Path:
@@ -209,7 +201,7 @@ def cue_conflict(folder: Path, source: Scenery, seed: int = 0, per_pair: int = 5
         The set's folder, with a folder for each shape in it.
     """
 
-    def images() -> Iterator[tuple[str, Tensor]]:
+    def files() -> Iterator[tuple[str, Tensor | str]]:
         number = source.num_classes
         shape = torch.arange(number).repeat_interleave(number).repeat(per_pair)
         texture = torch.arange(number).repeat(number).repeat(per_pair)
@@ -219,7 +211,7 @@ def cue_conflict(folder: Path, source: Scenery, seed: int = 0, per_pair: int = 5
             form, surface, copy = CLASSES[form], CLASSES[surface], index // number**2 + 1
             yield f"{form}/{form}{copy}-{surface}{copy}.png", pixels[index]
 
-    return _write(folder, "cue_conflict", source, {"seed": seed, "per_pair": per_pair}, images)
+    return _write(folder, "cue_conflict", source, files, seed=seed, per_pair=per_pair)
 
 
 class MiniatureSets(NamedTuple):
@@ -241,12 +233,7 @@ def write_all(folder: Path, source: Scenery, seed: int = 0, per_class: int = 100
 
 
 def _write(
-    folder: Path,
-    kind: str,
-    source: Scenery,
-    plan: Mapping[str, int],
-    images: Callable[[], Iterator[tuple[str, Tensor]]],
-    texts: Mapping[str, str] | None = None,
+    folder: Path, kind: str, source: Scenery, files: Callable[[], Iterator[tuple[str, Tensor | str]]], **plan: int
 ) -> Path:
     """Write a set whole or not at all, unless it is there; return its folder.
 
@@ -254,9 +241,8 @@ def _write(
         folder: in which it gets a folder of its own.
         kind: which of the sets.
         source: of the pictures.
+        files: yields each file's path below the set's folder, and its pixels (3, H, W) uint8 or its text.
         plan: the numbers that decide the set's content.
-        images: yields each image's path below the set's folder, and its pixels (3, H, W) uint8.
-        texts: contents of other files, by their paths.
     """
     if source.num_classes > len(CLASSES):
         raise InputError(f"Miniature sets have at most {len(CLASSES)} classes, {source.name} has {source.num_classes}.")
@@ -265,19 +251,12 @@ def _write(
     target = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if target.exists():
         return target
-    temporary = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        for path, pixels in images():
+    with atomic_folder(target) as temporary:
+        for path, content in chain(files(), [(DESCRIPTION, text)]):
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file)
-        for path, content in {**(texts or {}), DESCRIPTION: text}.items():
-            (temporary / path).write_text(content, encoding="utf-8")
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.exists():  # else another process was faster: its set is the same
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(content, str):
+                file.write_text(content, encoding="utf-8")
+            else:
+                Image.fromarray(content.permute(1, 2, 0).contiguous().numpy()).save(file)
     return target

@@ -3,14 +3,12 @@
 Double-colored, colored and wildlife MNIST (Sauer and Geiger, 2021; here Sec. 4.1) give the stroke and the
 background of each digit one of ten appearances: the label's own in a *biased* set, where they give the label
 away, and random ones in an unbiased set, where only the shape tells. Training sets are biased, test sets are
-not. The fourth set, "digits", is double-colored too, but of the small digits that scikit-learn brings along: it
-needs no download.
+not. The fourth set, "digits", is double-colored too, but of the small digits that come with scikit-learn: it needs
+no download. A further set is registered in `DATASETS`.
 """
 
-import contextlib
 import dataclasses
-import os
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,22 +19,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skdcgn.data.registry import REGISTRY
-from skdcgn.data.weights import cache_dir, data_dir, locate
+from skdcgn.data.weights import cache_dir, check_online, data_dir, locate
 from skdcgn.errors import InputError
+from skdcgn.files import atomic_folder
 from skdcgn.images import to_float
 from skdcgn.randomness import stream
 
-Variant = Literal["double_colored", "colored", "wildlife"]
-
-Dataset = Literal[Variant, "digits"]
-
 Split = Literal["train", "valid", "test"]
+
+Kind = Literal["background", "object"]
+"""What is painted; an object is a stroke."""
 
 RESOLUTION = 32
 
 NUM_CLASSES = 10
 
-BACKGROUND_COLOURS = (
+BACKGROUND_COLORS = (
     (0, 100, 0),  # darkgreen
     (0, 0, 139),  # darkblue
     (176, 48, 96),  # #b03060
@@ -50,16 +48,16 @@ BACKGROUND_COLOURS = (
 )
 """Double-colored MNIST: RGB of background i."""
 
-OBJECT_COLOURS = BACKGROUND_COLOURS[4:] + BACKGROUND_COLOURS[:4]
-"""Double-colored MNIST: RGB of stroke i, the background colour i - 6."""
+OBJECT_COLORS = BACKGROUND_COLORS[4:] + BACKGROUND_COLORS[:4]
+"""Double-colored MNIST: RGB of stroke i, the background color i - 6."""
 
-DOUBLE_COLOUR_STD = 0.01
-"""Double-colored MNIST: standard deviation (not variance) of each image's colours, on a [0, 1] scale."""
+DOUBLE_COLOR_STD = 0.01
+"""Double-colored MNIST: standard deviation (not variance) of each image's colors, on a [0, 1] scale."""
 
 WALK_LENGTH = {"train": 6250, "valid": 2000, "test": 2000}
-"""Images after which the published code's wandering colours start anew: what each of its loaders reads of a set."""
+"""Images after which the published code's wandering colors start anew: what each of its loaders reads of a set."""
 
-DIGIT_COLOURS = (
+DIGIT_COLORS = (
     (220, 20, 60),  # crimson
     (0, 128, 128),  # teal
     (253, 233, 16),  # lemon
@@ -73,23 +71,17 @@ DIGIT_COLOURS = (
 )
 """Colored MNIST: mean RGB of digit i (Kim et al., Learning Not to Learn, 2019)."""
 
-DIGIT_COLOUR_STD = 0.02**0.5
-"""Colored MNIST: standard deviation of each image's colour, on a [0, 1] scale: a *variance* of 0.02."""
+DIGIT_COLOR_STD = 0.02**0.5
+"""Colored MNIST: standard deviation of each image's color, on a [0, 1] scale: a *variance* of 0.02."""
 
 TEXTURE_SIZE = 150
 
 TEXTURE_PADDING = 3
 
-MNIST_THRESHOLD = 0.1
-"""Grey level above which a pixel of MNIST belongs to the stroke, as in the original."""
-
-DIGITS_THRESHOLD = 0.4
-"""The same for the scikit-learn digits, whose enlarged strokes are soft: 0.1 would close the holes of 8 and 9."""
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TensorSet:
-    """Labelled images in memory, one byte a value: `images` and `masks` convert what they are asked for.
+    """Labeled images in memory, one byte a value: `images` and `masks` convert what they are asked for.
 
     Attributes:
         pixels: (N, 3, 32, 32) uint8.
@@ -164,25 +156,21 @@ def _download_mnist(folder: Path) -> Path:
     """Download MNIST to `folder`, whole or not at all; torchvision checks the MD5 of each file."""
     from torchvision.datasets import MNIST
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mnist.", dir=folder) as temporary:
-        try:
-            if os.environ.get("SKDCGN_OFFLINE", "0") not in ("", "0"):
-                raise RuntimeError("SKDCGN_OFFLINE is set")
-            MNIST(temporary, download=True)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0].rstrip(":")
-            raise InputError(
-                f"MNIST cannot be downloaded ({reason}): get the four files of {MNIST.mirrors[0]} elsewhere and "
-                f"unpack them into {folder / 'MNIST' / 'raw'}, or take the offline digits (--dataset digits)."
-            ) from None
-        with contextlib.suppress(OSError):  # another process was faster: its files are as good
-            (Path(temporary) / "MNIST").rename(folder / "MNIST")
+    try:
+        with atomic_folder(folder / "MNIST") as temporary:
+            check_online()
+            MNIST(temporary.parent, download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise InputError(
+            f"MNIST cannot be downloaded ({reason}): get the four files of {MNIST.mirrors[0]} elsewhere and "
+            f"unpack them into {folder / 'MNIST' / 'raw'}, or take the offline digits (--dataset digits)."
+        ) from None
     return folder
 
 
 def sklearn_digits(split: Split) -> tuple[Tensor, Tensor]:
-    """Read scikit-learn's bundled digits: 8x8 with 17 grey levels, here enlarged to 24x24 and centred in 32x32.
+    """Read scikit-learn's bundled digits: 8x8 with 17 gray levels, here enlarged to 24x24 and centered in 32x32.
 
     The margin is about that of MNIST.
 
@@ -197,82 +185,16 @@ def sklearn_digits(split: Split) -> tuple[Tensor, Tensor]:
     bunch = load_digits()
     part = {"train": slice(0, 1297), "valid": slice(1297, 1547), "test": slice(1547, 1797)}[split]
     order = np.random.default_rng(0).permutation(len(bunch.target))[part]
-    grey = torch.from_numpy(bunch.images[order]).float()[:, None] / 16
-    grey = F.interpolate(grey, scale_factor=3, mode="bicubic").clamp(0, 1)
-    grey = F.pad(grey, (4, 4, 4, 4))
-    return (255 * grey[:, 0]).round().to(torch.uint8), torch.from_numpy(bunch.target[order]).long()
-
-
-def make_dataset(
-    dataset: Dataset,
-    split: Split,
-    seed: int,
-    biased: bool | None = None,
-    root: Path | None = None,
-    limit: int | None = None,
-    published_code: bool = False,
-) -> TensorSet:
-    """Make a set of coloured or textured digits: a function of its arguments alone.
-
-    Args:
-        dataset: which variant; "digits" is double-colored, on the offline digits.
-        split: see `mnist_digits` and `sklearn_digits`.
-        seed: of the appearances and their noise.
-        biased: whether the label fixes the appearance of stroke and background; else both are random, independent of
-            each other and of the label. By default the training set is biased and the others are not.
-        root: folder that contains MNIST/raw and textures, in place of the places where they are looked for.
-        limit: at most this many images, from the start of the split.
-        published_code: let double-colored sets wander as in the CGN authors' code, which adds each image's noise to
-            the colour table itself: colours walk away at random, by 0.1 and more, and stroke and background of the
-            same colour soon differ. (Their values leave [-1, 1], these are clamped.) Other variants are not touched.
-
-    Raises:
-        InputError: an argument is out of range, or files are missing.
-    """
-    for value, choices in ((dataset, (*get_args(Variant), "digits")), (split, get_args(Split))):
-        if value not in choices:
-            raise InputError(f"There is no data set or split named {value!r}: choose from {', '.join(choices)}.")
-    if limit is not None and limit < 1:
-        raise InputError(f"A data set cannot be limited to {limit} images: give at least 1.")
-    if dataset == "digits":
-        digits, labels = sklearn_digits(split)
-        strokes = _strokes(digits[:limit], DIGITS_THRESHOLD)
-    else:
-        digits, labels = mnist_digits(split, root)
-        strokes = _strokes(digits[:limit], MNIST_THRESHOLD)
-    labels = labels[:limit].clone()
-
-    background_generator = stream(seed, dataset, split, "background")
-    object_generator = stream(seed, dataset, split, "object")
-    if biased or (biased is None and split == "train"):
-        background_choice = object_choice = labels
-    else:
-        background_choice = torch.randint(NUM_CLASSES, labels.shape, generator=background_generator)
-        object_choice = torch.randint(NUM_CLASSES, labels.shape, generator=object_generator)
-
-    if dataset == "wildlife":
-        background = crops(textures("background", root), background_choice, background_generator)
-        stroke = crops(textures("object", root), object_choice, object_generator)
-    elif dataset == "colored":
-        background = torch.zeros(1, dtype=torch.uint8)
-        stroke = _tints(DIGIT_COLOURS, DIGIT_COLOUR_STD, object_choice, object_generator)
-    else:
-        walk = WALK_LENGTH[split] if published_code else 1
-        background = _tints(BACKGROUND_COLOURS, DOUBLE_COLOUR_STD, background_choice, background_generator, walk)
-        stroke = _tints(OBJECT_COLOURS, DOUBLE_COLOUR_STD, object_choice, object_generator, walk)
-    return TensorSet(torch.where(strokes, stroke, background).contiguous(), labels, strokes)
-
-
-def _strokes(digits: Tensor, threshold: float) -> Tensor:
-    """Resize digits (N, H, W) uint8 to 32x32, nearest, and binarise them: (N, 1, 32, 32) bool."""
-    resized = F.interpolate(digits[:, None], (RESOLUTION, RESOLUTION), mode="nearest")
-    return resized > 255 * threshold
+    gray = torch.from_numpy(bunch.images[order]).float()[:, None] / 16
+    gray = F.interpolate(gray, scale_factor=3, mode="bicubic").clamp(0, 1)
+    gray = F.pad(gray, (4, 4, 4, 4))
+    return (255 * gray[:, 0]).round().to(torch.uint8), torch.from_numpy(bunch.target[order]).long()
 
 
 def _tints(
     table: tuple[tuple[int, int, int], ...], std: float, choice: Tensor, generator: torch.Generator, walk: int = 1
 ) -> Tensor:
-    """Draw one colour for each image around its row of the table: (N, 3, 1, 1) uint8.
+    """Draw one color for each image around its row of the table: (N, 3, 1, 1) uint8.
 
     With `walk` > 1 the noise of images of the same row adds up, starting anew every `walk` images.
     """
@@ -281,8 +203,8 @@ def _tints(
         walks = torch.arange(len(choice)) // walk * NUM_CLASSES + choice
         for number in walks.unique():
             noise[walks == number] = noise[walks == number].cumsum(dim=0)
-    colours = torch.tensor(table)[choice] + noise
-    return colours.round().clamp(0, 255).to(torch.uint8)[:, :, None, None]
+    colors = torch.tensor(table)[choice] + noise
+    return colors.round().clamp(0, 255).to(torch.uint8)[:, :, None, None]
 
 
 def crops(tiles: Tensor, choice: Tensor, generator: torch.Generator) -> Tensor:
@@ -300,11 +222,11 @@ def crops(tiles: Tensor, choice: Tensor, generator: torch.Generator) -> Tensor:
     return windows[choice, :, row, column]
 
 
-def textures(kind: Literal["background", "object"], root: Path | None) -> Tensor:
+def textures(kind: Kind, root: Path | None) -> Tensor:
     """Read Wildlife MNIST's ten textures, that of digit i at i, padded by reflection: (10, 3, 156, 156) uint8.
 
     Raises:
-        InputError: the textures are not to be had (`weights.locate`).
+        InputError: the textures are not available (see `skdcgn.data.weights.locate`).
     """
     folder = locate("wildlife_textures", root and root / "textures")
     tiles = []
@@ -315,3 +237,96 @@ def textures(kind: Literal["background", "object"], root: Path | None) -> Tensor
             pad = (TEXTURE_PADDING, TEXTURE_PADDING)
             tiles.append(np.pad(np.asarray(resized), (pad, pad, (0, 0)), mode="reflect"))
     return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
+
+
+def _double_colored(kind: Kind, choice: Tensor, generator: torch.Generator, root: Path | None, walk: int) -> Tensor:
+    table = BACKGROUND_COLORS if kind == "background" else OBJECT_COLORS
+    return _tints(table, DOUBLE_COLOR_STD, choice, generator, walk)
+
+
+def _colored(kind: Kind, choice: Tensor, generator: torch.Generator, root: Path | None, walk: int) -> Tensor:
+    if kind == "background":
+        return torch.zeros(1, dtype=torch.uint8)
+    return _tints(DIGIT_COLORS, DIGIT_COLOR_STD, choice, generator)
+
+
+def _wildlife(kind: Kind, choice: Tensor, generator: torch.Generator, root: Path | None, walk: int) -> Tensor:
+    return crops(textures(kind, root), choice, generator)
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitSet:
+    """How a data set of digits is drawn.
+
+    Attributes:
+        read: reads a split's digits (N, H, W) uint8 and labels (N,) int64, from a folder or where they are looked for.
+        threshold: gray level, of 1, above which a pixel belongs to the stroke.
+        paint: draws backgrounds or strokes, uint8 that broadcasts to (N, 3, 32, 32), from the appearance chosen for
+            each image (N,), a generator, the folder of the data, and the length of a walk (see `WALK_LENGTH`).
+    """
+
+    read: Callable[[Split, Path | None], tuple[Tensor, Tensor]]
+    threshold: float
+    paint: Callable[[Kind, Tensor, torch.Generator, Path | None, int], Tensor]
+
+
+DATASETS: dict[str, DigitSet] = {
+    "double_colored": DigitSet(mnist_digits, 0.1, _double_colored),
+    "colored": DigitSet(mnist_digits, 0.1, _colored),
+    "wildlife": DigitSet(mnist_digits, 0.1, _wildlife),
+    # The strokes of these digits are enlarged and soft: the original's 0.1 would close the holes of 8 and 9.
+    "digits": DigitSet(lambda split, _: sklearn_digits(split), 0.4, _double_colored),
+}
+"""Every data set by name: the one place where a new one is registered."""
+
+Dataset = Literal[*DATASETS]
+
+Variant = Literal[*(name for name in DATASETS if f"cgn_{name}_mnist" in REGISTRY)]
+"""The data sets that the CGN's authors published a CGN of."""
+
+
+def make_dataset(
+    dataset: Dataset,
+    split: Split,
+    seed: int,
+    biased: bool | None = None,
+    root: Path | None = None,
+    limit: int | None = None,
+    published_code: bool = False,
+) -> TensorSet:
+    """Make a set of colored or textured digits: a function of its arguments alone.
+
+    Args:
+        dataset: which one of `DATASETS`.
+        split: see `mnist_digits` and `sklearn_digits`.
+        seed: of the appearances and their noise.
+        biased: whether the label fixes the appearance of stroke and background; else both are random, independent of
+            each other and of the label. By default the training set is biased and the others are not.
+        root: folder that contains MNIST/raw and textures, in place of the places where they are looked for.
+        limit: at most this many images, from the start of the split.
+        published_code: let double-colored sets wander as in the CGN authors' code, which adds each image's noise to
+            the color table itself: colors walk away at random, by 0.1 and more, and stroke and background of the
+            same color soon differ. (Their values leave [-1, 1], these are clamped.) Other variants are not touched.
+
+    Raises:
+        InputError: an argument is out of range, or files are missing.
+    """
+    for value, choices in ((dataset, DATASETS), (split, get_args(Split))):
+        if value not in choices:
+            raise InputError(f"There is no data set or split named {value!r}: choose from {', '.join(choices)}.")
+    if limit is not None and limit < 1:
+        raise InputError(f"A data set cannot be limited to {limit} images: give at least 1.")
+    drawn = DATASETS[dataset]
+    digits, labels = drawn.read(split, root)
+    digits, labels = digits[:limit, None], labels[:limit].clone()
+    strokes = F.interpolate(digits, (RESOLUTION, RESOLUTION), mode="nearest") > 255 * drawn.threshold
+    walk = WALK_LENGTH[split] if published_code else 1
+
+    def painted(kind: Kind) -> Tensor:
+        generator = stream(seed, dataset, split, kind)
+        own = split == "train" if biased is None else biased
+        choice = labels if own else torch.randint(NUM_CLASSES, labels.shape, generator=generator)
+        return drawn.paint(kind, choice, generator, root, walk)
+
+    pixels = torch.where(strokes, painted("object"), painted("background"))
+    return TensorSet(pixels.contiguous(), labels, strokes)

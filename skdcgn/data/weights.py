@@ -1,22 +1,14 @@
-"""Pretrained files: where each comes from, how it is checked, and where it lies on this machine.
+"""Finding, checking and downloading the pretrained files of `skdcgn.data.registry`, and reading their tensors.
 
-    python -m skdcgn weights                                list every file: present, missing or corrupt
-    python -m skdcgn weights --download cgn_imagenet vgg16  fetch files into the cache
-
-A file is looked for at the path given explicitly, below SKDCGN_DATA_DIR, and in the cache (SKDCGN_CACHE_DIR,
-or else the user's cache folder); where it is in none of them it is downloaded into the cache, unless
-SKDCGN_OFFLINE=1 forbids that.
-
-The MNIST experiments need only the small CGNs. The ImageNet teacher is cgn_imagenet, 1.1 GB on Google Drive:
-it already contains all four BigGANs and the U2-Net (keys u2net.*), so biggan_deep_256, u2net and vgg16 serve
-only to train a CGN, or the paper's baseline, from scratch. Drive refuses files that were fetched too often of
-late: open the address in a browser then, and put the file where the listing says. The Drive link to u2net.pth
-in CGN's own download script is dead; the address here is U2-Net's own.
+A file is looked for at the path given explicitly, below SKDCGN_DATA_DIR, and in the cache (SKDCGN_CACHE_DIR, or else
+the user's cache folder). One that is in none of them is downloaded into the cache, unless SKDCGN_OFFLINE=1 forbids it.
 """
 
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import gdown
@@ -28,15 +20,17 @@ from gdown.exceptions import DownloadError
 from torch import Tensor
 from tqdm import tqdm
 
-from skdcgn.data.registry import _DRIVE, REGISTRY, State, WeightFile
+from skdcgn.data.registry import DRIVE, REGISTRY, WeightFile
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path, sha256
+from skdcgn.files import format_size, sha256
+
+State = Literal["present", "unverified", "missing", "corrupt"]
 
 TIMEOUT = (5.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
-CHUNK = 1 << 18
-"""Bytes of one read from the network."""
+RETRIES = 1
+"""Further attempts at a download that failed, as transfers of a gigabyte break off."""
 
 
 def data_dir() -> Path | None:
@@ -60,6 +54,12 @@ def cache_dir() -> Path:
     return Path(value).expanduser() if value else Path(pooch.os_cache("skdcgn"))
 
 
+def check_online() -> None:
+    """Raise an OSError if SKDCGN_OFFLINE forbids downloads."""
+    if os.environ.get("SKDCGN_OFFLINE", "0") not in ("", "0"):
+        raise OSError("SKDCGN_OFFLINE is set")
+
+
 def locate(name: str, explicit: Path | None = None, download: bool = True) -> Path:
     """Find a pretrained file, check it, and download it if need be.
 
@@ -75,7 +75,7 @@ def locate(name: str, explicit: Path | None = None, download: bool = True) -> Pa
         The path of the file, or of the folder where the entry has members.
 
     Raises:
-        InputError: unknown name; corrupt file outside the cache; or missing and not to be had, and then the
+        InputError: unknown name; corrupt file outside the cache; or missing and not available, and then the
             sentence names the public address, the size, and where to put it by hand.
     """
     if name not in REGISTRY:
@@ -86,22 +86,22 @@ def locate(name: str, explicit: Path | None = None, download: bool = True) -> Pa
             raise InputError(f"{fault}; name an intact copy of {name}, or none to have it searched and downloaded.")
         return explicit
 
-    data = data_dir()
-    if data is not None and _complete(file, path := data / file.path):
-        if fault := _fault(file, path):
-            raise InputError(f"{fault}; delete it, or replace it with {file.address}.")
-        return path
-
-    path = cache_dir() / file.path
-    if _complete(file, path) and not _fault(file, path):
-        return path
-    failure = _download(file, path) if download else "this command does not download"
-    if failure:
+    state, detail = status(file)
+    if state in ("present", "unverified"):
+        return Path(detail)
+    data, path = data_dir(), cache_dir() / file.path
+    if data is not None and _complete(file, data / file.path):
+        raise InputError(f"{detail}; delete it, or replace it with {file.address}.")
+    try:
+        if not download:
+            raise OSError("this command does not download")
+        _download(file, path)
+    except (OSError, DownloadError, ValueError) as error:  # requests' errors are OSErrors
         places = f"{data / file.path} or {path}" if data else f"{path} (or into a folder named by SKDCGN_DATA_DIR)"
         raise InputError(
-            f"{name} is not on this machine and could not be downloaded ({failure}): get it"
-            f" ({_size(file.size)}) from {file.address} and put it at {places}."
-        )
+            f"{name} is not on this machine and could not be downloaded ({_reason(error, file.url)}): get it"
+            f" ({format_size(file.size)}) from {file.address} and put it at {places}."
+        ) from None
     return path
 
 
@@ -115,7 +115,7 @@ def status(file: WeightFile) -> tuple[State, str]:
         if _complete(file, path):
             if fault := _fault(file, path):
                 return "corrupt", fault
-            return ("present" if file.verifiable else "unverified"), str(path)
+            return ("present" if all(file.checksums().values()) else "unverified"), str(path)
     return "missing", file.address
 
 
@@ -150,10 +150,8 @@ def _complete(file: WeightFile, path: Path) -> bool:
 
 def _fault(file: WeightFile, path: Path) -> str | None:
     """Return what is wrong with an entry's files at `path`, or None."""
-    for member, checksum in file.checksums().items():
-        if fault := _file_fault(path / member, checksum, file):
-            return f"{path / member} {fault}"
-    return None
+    faults = ((path / member, _file_fault(path / member, digest, file)) for member, digest in file.checksums().items())
+    return next((f"{place} {fault}" for place, fault in faults if fault), None)
 
 
 def _file_fault(path: Path, checksum: str | None, file: WeightFile) -> str | None:
@@ -166,45 +164,44 @@ def _file_fault(path: Path, checksum: str | None, file: WeightFile) -> str | Non
             return f"is corrupt: its SHA-256 starts with {actual[:12]} instead of {checksum[:12]}"
     elif path.stat().st_size < file.size / 2:
         # Without a checksum, at least tell the file from the error page that Google Drive sends in its place.
-        return f"is corrupt: it has {_size(path.stat().st_size)} instead of about {_size(file.size)}"
+        return f"is corrupt: it has {format_size(path.stat().st_size)} instead of about {format_size(file.size)}"
     return None
 
 
-def _download(file: WeightFile, path: Path) -> str | None:
-    """Download an entry's files to `path`, each whole or not at all; return why it failed, or None."""
-    try:
-        for member, checksum in file.checksums().items():
-            target = path / member
-            if not _file_fault(target, checksum, file):
-                continue
-            target.unlink(missing_ok=True)
-            if os.environ.get("SKDCGN_OFFLINE", "0") not in ("", "0"):
-                return "SKDCGN_OFFLINE is set"
-            url = f"{file.url}/{member}" if member else file.url
-            with atomic_path(target) as temporary:
-                _fetch(url, temporary, file)
-                if fault := _file_fault(temporary, checksum, file):
-                    raise ValueError(f"what came {fault}")
-    except (OSError, DownloadError, ValueError) as error:  # requests' errors are OSErrors
-        return _reason(error, file.url)
-    return None
+def _download(file: WeightFile, path: Path) -> None:
+    """Download those of an entry's files that are missing or corrupt at `path`, each whole or not at all."""
+    pooch.get_logger().setLevel("WARNING")
+    for member, checksum in file.checksums().items():
+        target = path / member
+        if _file_fault(target, checksum, file):
+            target.unlink(missing_ok=True)  # pooch would keep it where no new one is available
+            check_online()
+            urls = {target.name: f"{file.url}/{member}".rstrip("/")}
+            # pooch compares whole checksums only: `_fetch` checks heads of checksums and sizes too.
+            cache = pooch.create(target.parent, "", registry={target.name: None}, urls=urls, retry_if_failed=RETRIES)
+            cache.fetch(target.name, downloader=partial(_fetch, file=file, checksum=checksum))
 
 
-def _fetch(url: str, path: Path, file: WeightFile) -> None:
-    """Download one address to `path`, with a progress bar where a terminal shows it."""
+def _fetch(url: str, output: str, _: pooch.Pooch, file: WeightFile, checksum: str | None) -> None:
+    """Download one address to `output`, with a progress bar on a terminal, and check what came: pooch's downloader.
+
+    Raises:
+        ValueError: what came is not the file.
+    """
+    path = Path(output)
+    path.unlink()  # pooch made it for this user alone; a new one gets the usual permissions
     with tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-        if url.startswith(_DRIVE):  # only gdown gets past Drive's page that confirms large files
-            with path.open("wb") as output:
-                gdown.download(
-                    url=url,
-                    output=output,
-                    quiet=True,
-                    use_cookies=False,
-                    timeout=TIMEOUT,
-                    progress=lambda done, _: bar.update(done - bar.n),
-                )
+
+        def show(done: int, _total: int | None) -> None:
+            bar.update(done - bar.n)
+
+        if url.startswith(DRIVE):  # only gdown gets past Drive's page that confirms large files
+            with path.open("wb") as target:
+                gdown.download(url=url, output=target, quiet=True, use_cookies=False, timeout=TIMEOUT, progress=show)
         else:
-            pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT)(url, str(path), None)
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=TIMEOUT)(url, output, None)
+    if fault := _file_fault(path, checksum, file):
+        raise ValueError(f"what came {fault}")
 
 
 def _reason(error: Exception, url: str) -> str:
@@ -224,8 +221,3 @@ def _reason(error: Exception, url: str) -> str:
         case OSError() if error.strerror:
             return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
-
-
-def _size(size: int) -> str:
-    """Write a number of bytes for people: 2.66MB."""
-    return tqdm.format_sizeof(size, "B")

@@ -21,7 +21,7 @@ from skdcgn.cgn.losses import Rendered
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer
 from skdcgn.cgn.teachers import ImageNetTeacher, Parts, UnconstrainedTeacher, _at_once
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.labels import spread_labels
+from skdcgn.data.labels import evenly_spread_labels
 from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost, fidelity
@@ -36,8 +36,7 @@ from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.tinygan.real_batches import RealBatches
-from skdcgn.tinygan.records import FreshBatches
+from skdcgn.tinygan.records import FreshBatches, RealBatches
 
 SHOWN = 20
 """Images kept for each figure."""
@@ -130,7 +129,7 @@ def distil_unconstrained(
         compile_student=runtime.compile,
         real=RealBatches(real_images, teacher, distill.batch_size, real_draws) if loss.real else None,
     )
-    labels = spread_labels(recipe.heldout, teacher.num_classes)
+    labels = evenly_spread_labels(recipe.heldout, teacher.num_classes)
     noise = teacher.sample_noise(len(labels), stream(0, "baseline", "held-out"))
     heldout = HeldOut(teacher, Mechanism.TEXTURE, noise.to(device), labels.to(device), features)
 
@@ -169,7 +168,7 @@ def train_baseline(
     """
     trainer = ReconstructionTrainer(recipe.training, cgn, seed, device)
     run.set_tags({"perceptual": trainer.perceptual})
-    labels = spread_labels(recipe.heldout, cgn.architecture.num_classes)
+    labels = evenly_spread_labels(recipe.heldout, cgn.architecture.num_classes)
     generator = stream(0, "baseline", "held-out")
     noise = truncated_noise(len(labels), cgn.architecture.noise_dim, recipe.training.truncation, generator)
 
@@ -235,7 +234,7 @@ def counterfactual_inputs(
     """Return noise (count, noise_dim) and the labels (count,) of each mechanism, drawn independently of each other."""
     generator = stream(seed, "baseline", "counterfactuals")
     noise = reference.sample_noise(count, generator)
-    labels = {Mechanism.SHAPE: spread_labels(count, reference.num_classes)}
+    labels = {Mechanism.SHAPE: evenly_spread_labels(count, reference.num_classes)}
     for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND):
         labels[mechanism] = torch.randint(reference.num_classes, (count,), generator=generator)
     return noise, labels

@@ -1,74 +1,142 @@
 """Out-of-distribution robustness: what a classifier learns from images of one source (Sec. 1; Sauer and Geiger, 2021).
 
-In the original training images colour or texture gives the label away. A classifier that keeps to the shape does as
-well on test images with random appearances; one that learnt the colour guesses.
+In the original training images color or texture gives the label away. A classifier that relies on the shape does as
+well on test images with random appearances; one that learned the color guesses.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from skdcgn.classifiers.features import load_feature_network
-from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, fit, new_classifier
+from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
 from skdcgn.data.labels import balanced_labels
-from skdcgn.data.mnist import NUM_CLASSES, RESOLUTION, Dataset, TensorSet, make_dataset
+from skdcgn.data.mnist import RESOLUTION, Dataset, TensorSet, make_dataset
+from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float
-from skdcgn.mechanisms import Source
 from skdcgn.randomness import stream
+from skdcgn.recipes.sources import load_source
+from skdcgn.recipes.students import Needs, load_student
+from skdcgn.recipes.teachers import TeacherConfig, load_teacher
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
-from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import TinyGANGenerator
+from skdcgn.runtime import Runtime, setup
+from skdcgn.tinygan.networks import save_generator
 
+Images = Literal["original", "gan", "cgn", "skdcgn", "skdcgn_published", "baseline"]
+"""What a classifier learns from: the biased training images, a conditional GAN's, or counterfactuals of the CGN, of
+SKDCGN, of SKDCGN with students of the published size, or of the baseline."""
+
+GENERATOR = "generator"
+"""What a GAN's run keeps it under; and the name under which a classifier's case needs the run of its images' generator."""
 DRIFT = "drifted"
-"""Suffix of the test sets whose colours wander as in the CGN authors' loader."""
-
+"""Suffix of the test sets whose colors wander as in the CGN authors' loader."""
 EVALUATION_BATCH = 100
 """Images classified at a time: on a CPU, more of them no longer fit its caches."""
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """Where the training images of a classifier come from."""
+class RobustnessConfig:
+    """Comparison of classifiers by the images that they learn from."""
 
-    name: str
-    """For tags and titles."""
-    identity: str
-    """What decides the images, beside their number and seed."""
-    draw: Callable[[int, int], tuple[Tensor, Tensor]]
-    """From the number of images and a seed to pixels (N, 3, 32, 32) uint8 and labels (N,) int64."""
+    profile: str
+    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
+    datasets: tuple[Dataset, ...]
+    """MNIST variants; digits needs no download."""
+    sources: tuple[Images, ...]
+    """Where training images come from; skdcgn_published are students of the published size, trained as published."""
+    students: str
+    """Profile of the right-sized students and of the baseline."""
+    published_students: str = "paper"
+    """Profile of the students of the published size: one set, for all seeds."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One classifier for each seed, source and data set."""
+    images: int = 100_000
+    """Images of each source that a classifier learns from."""
+    per_mask: int = 10
+    """Counterfactuals of one mask."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """Training of the classifier."""
+    generators: int = 5
+    """Generators trained of each kind (GANs, students, baselines), which the seeds take in turns."""
+    gan: GANConfig = field(default_factory=GANConfig)
+    """Training of the conditional GAN; its seed is overwritten."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        for name in ("images", "generators", "per_mask"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few: give at least 1.")
+        for name in ("sources", "seeds", "datasets"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} names none: give at least one.")
+
+    def generator_seed(self, source: Images, position: int) -> int:
+        """Return the seed of the generator that draws the images of the classifier at a position among the seeds."""
+        generators = 1 if source == "skdcgn_published" else self.generators
+        return self.seeds[position % generators]
 
 
-def original_images(dataset: Dataset) -> ImageSource:
-    """Return the biased training images themselves; where more are asked for than there are, they are repeated."""
+@dataclass(frozen=True)
+class GANRunConfig:
+    """Training of one conditional GAN."""
 
-    def sample(n: int, seed: int) -> tuple[Tensor, Tensor]:
-        data = make_dataset(dataset, "train", seed)
-        index = torch.arange(n) % len(data)
+    profile: str
+    dataset: Dataset
+    gan: GANConfig
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class ClassifierRunConfig:
+    """Training of one classifier."""
+
+    profile: str
+    teacher: TeacherConfig
+    """Whose data set it is, and for source cgn the CGN."""
+    source: Images
+    seed: int
+    """Of images, initial weights, order, and the appearances of the test sets."""
+    images: int
+    per_mask: int
+    generators: int
+    """How many generators of its kind the seeds share."""
+    classifier: ClassifierConfig
+    runtime: Runtime
+
+
+def draw_images(run: Run, config: ClassifierRunConfig, needs: Needs, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw the training images of a classifier, and say in the tag `images` where they come from.
+
+    Of the original images, where more are asked for than there are, they are repeated. Counterfactuals are drawn at the
+    data's resolution and labeled by their shape.
+
+    Returns:
+        Pixels (N, 3, 32, 32) uint8 and labels (N,) int64.
+    """
+    dataset = config.teacher.dataset
+    if config.source == "original":
+        run.set_tags({"images": f"original {dataset} MNIST"})
+        data = make_dataset(dataset, "train", config.seed)
+        index = torch.arange(config.images) % len(data)
         return data.pixels[index], data.labels[index]
-
-    return ImageSource(f"original {dataset} MNIST", f"original {dataset}", sample)
-
-
-def generated_images(generator: TinyGANGenerator, name: str, identity: str) -> ImageSource:
-    """Return images of a conditional GAN."""
-    return ImageSource(name, identity, lambda n, seed: sample_images(generator, n, seed))
-
-
-def counterfactual_images(source: Source, per_mask: int) -> ImageSource:
-    """Return the counterfactuals of a source, at the data's resolution, labelled by their shape."""
-
-    def sample(n: int, seed: int) -> tuple[Tensor, Tensor]:
-        data = draw(source, CounterfactualConfig(n, per_mask, seed=seed), resolution=RESOLUTION)
-        return data.pixels, data.shape
-
-    return ImageSource(source.name, source.sha256, sample)
+    if config.source == "gan":
+        run_id = needs[GENERATOR].run_id
+        run.set_tags({"images": f"GAN (run {run_id[:8]})"})
+        return sample_images(load_student(run.store, run_id, GENERATOR).to(device), config.images, config.seed)
+    if config.source == "cgn":
+        source = load_teacher(config.teacher, device, run.store, needs.get("teacher"))
+    else:
+        source = load_source(f"runs:/{needs[GENERATOR].run_id}", run.store, device)
+    run.set_tags({"images": source.name})
+    content = CounterfactualConfig(config.images, config.per_mask, seed=config.seed)
+    data = draw(source, content, resolution=RESOLUTION)
+    return data.pixels, data.shape
 
 
 @lru_cache(maxsize=4)  # one source after another is tested with the same few seeds
@@ -77,7 +145,7 @@ def unbiased_sets(dataset: Dataset, seed: int) -> dict[str, TensorSet]:
 
     Returns:
         "valid", the last 10,000 of MNIST-train, which the CGN authors test on; "test", MNIST-test; and, where the
-        published loader lets colours drift (see `data.make_dataset`), "valid_drifted" and "test_drifted".
+        published loader lets colors drift (see `data.mnist.make_dataset`), "valid_drifted" and "test_drifted".
     """
     sets = {split: make_dataset(dataset, split, seed) for split in ("valid", "test")}
     if dataset in ("double_colored", "digits"):
@@ -86,74 +154,22 @@ def unbiased_sets(dataset: Dataset, seed: int) -> dict[str, TensorSet]:
     return sets
 
 
-class ClassifierTrainer:
-    """Trains the invariant classifier epoch by epoch; a `training.Trainer`.
+def make_classifier(run: Run, config: ClassifierRunConfig, needs: Needs) -> None:
+    """Train an invariant classifier on images of one source, and test it where appearances are random.
 
-    It takes minutes at most, so that a checkpoint holds nothing: a resumed training starts anew, and ends the same.
-    """
-
-    def __init__(
-        self,
-        pixels: Tensor,
-        labels: Tensor,
-        config: ClassifierConfig,
-        seed: int,
-        device: torch.device | str = "cpu",
-        num_classes: int = NUM_CLASSES,
-    ) -> None:
-        """Start a training; see `classification.fit`."""
-        self.step, self.steps = 0, config.epochs
-        self.model = new_classifier(num_classes, seed).to(device)
-        self._epochs = fit(self.model, pixels, labels, config, seed)
-
-    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the end, yielding (epochs done, losses) after each."""
-        for epoch, losses in self._epochs:
-            self.step = epoch
-            yield epoch, losses
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: see the class."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stay at the beginning."""
-
-
-def train_classifier(
-    run: Run,
-    images: ImageSource,
-    n: int,
-    dataset: Dataset,
-    config: ClassifierConfig,
-    seed: int,
-    runtime: Runtime,
-    device: torch.device | str = "cpu",
-) -> None:
-    """Train an invariant classifier on images of one source, and test it where appearances are random, as a run.
-
-    The run gets `final/train_accuracy` on the images that it learnt from and `final/<test set>_accuracy` on each of
+    The run gets `final/train_accuracy` on the images that it learned from and `final/<test set>_accuracy` on each of
     `unbiased_sets`; as tensors the `confusion` of each set (C, C) and its `class_accuracy` (C,), and `samples`, what
     the training images look like.
-
-    Args:
-        run: where everything is logged.
-        images: what to learn from.
-        n: how many of them.
-        dataset: the variant that the images are of.
-        config: how to learn.
-        seed: of images, initial weights, order, and the appearances of the test sets.
-        runtime: see `training.train`.
-        device: where to train.
     """
-    pixels, labels = images.draw(n, seed)
-    trainer = ClassifierTrainer(pixels, labels, config, seed, device)
-    description = f"classifier on {images.name} (seed {seed})"
-    train(trainer, run, replace(runtime, log_every=1), lambda step: None, (), description)
-    sets = {"train": (pixels, labels)}
-    sets |= {name: (test.pixels, test.labels) for name, test in unbiased_sets(dataset, seed).items()}
+    device = setup(config.runtime)
+    pixels, labels = draw_images(run, config, needs, device)
+    trainer = ClassifierTrainer(pixels, labels, config.classifier, config.seed, device)
+    description = f"classifier from {config.source} images (seed {config.seed})"
+    train(trainer, run, replace(config.runtime, log_every=1), lambda step: None, (), description)
+    tests = unbiased_sets(config.teacher.dataset, config.seed)
+    sets = {"train": (pixels, labels), **{name: (test.pixels, test.labels) for name, test in tests.items()}}
     evaluations = {
-        name: evaluate(trainer.model, *images_and_labels, config.precision, EVALUATION_BATCH)
+        name: evaluate(trainer.model, *images_and_labels, config.classifier.precision, EVALUATION_BATCH)
         for name, images_and_labels in sets.items()
     }
     run.log_metrics("final", {f"{name}_accuracy": each.accuracy for name, each in evaluations.items()}, trainer.step)
@@ -164,33 +180,25 @@ def train_classifier(
     run.log_image("training images", grid(to_float(shown).chunk(2), scale=2), 0)
 
 
-def train_gan(
-    run: Run, dataset: Dataset, config: GANConfig, runtime: Runtime, device: torch.device | str = "cpu"
-) -> None:
-    """Train a conditional GAN on a variant's biased images, as a run that keeps it as `generator`.
+def make_gan(run: Run, config: GANRunConfig, _: Needs) -> None:
+    """Train a conditional GAN on a variant's biased images; the run keeps it as `generator`.
 
     `final/recognised` is the share of its images in which the project's own digit classifier sees their label.
-
-    Args:
-        run: where everything is logged.
-        dataset: the variant.
-        config: how to train.
-        runtime: see `training.train`.
-        device: where to train.
     """
-    trainer = GANTrainer(config, make_dataset(dataset, "train", config.seed), device)
-    labels = balanced_labels(4, config.generator.num_classes).to(device)
-    noise = torch.randn(len(labels), config.generator.noise_dim, generator=stream(0, "gan", "sheet")).to(device)
+    device, gan = setup(config.runtime), config.gan
+    trainer = GANTrainer(gan, make_dataset(config.dataset, "train", gan.seed), device)
+    labels = balanced_labels(4, gan.generator.num_classes).to(device)
+    noise = torch.randn(len(labels), gan.generator.noise_dim, generator=stream(0, "gan", "sheet")).to(device)
 
     def draw_sheet(step: int) -> None:
         run.log_image("samples", grid(trainer.result(noise, labels).chunk(4), scale=2), step)
 
-    description = f"GAN on {dataset} (seed {config.seed})"
-    train(trainer, run, runtime, draw_sheet, evaluation_steps(trainer.steps, 5), description)
+    description = f"GAN on {config.dataset} (seed {gan.seed})"
+    train(trainer, run, config.runtime, draw_sheet, evaluation_steps(trainer.steps, 5), description)
     pixels, drawn = sample_images(trainer.result, 1000, seed=0)
-    recognised = evaluate(load_feature_network().to(device), pixels, drawn).accuracy
-    run.log_metrics("final", {"recognised": recognised}, trainer.step)
-    run.log_student(trainer.result, "generator")
+    recognized = evaluate(load_feature_network().to(device), pixels, drawn).accuracy
+    run.log_metrics("final", {"recognised": recognized}, trainer.step)
+    run.log_file(GENERATOR, lambda folder: save_generator(trainer.result, folder))
 
 
 def two_of_each_class(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,3 +212,6 @@ def two_of_each_class(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     found = [(labels == label).nonzero().flatten() for label in labels.unique()]
     index = torch.stack([positions[len(positions) * half // 2] for half in range(2) for positions in found])
     return pixels[index], labels[index]
+
+
+ALL_IMAGES: tuple[Images, ...] = get_args(Images)

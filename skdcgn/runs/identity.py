@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 import json
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -85,6 +85,23 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def overrides(config: Any, default: Any, scope: Sequence[str]) -> str:
+    """Say in what a config departs from its profile's default: `loss.kl=0.5, distill.steps=100`, or `none`.
+
+    Args:
+        config: the config of a run.
+        default: the profile's.
+        scope: fields that choose what to run rather than how, such as the data set and the seeds: left out.
+    """
+    ours, theirs = (flatten(dataclasses.asdict(each)) for each in (config, default))
+    changed = [
+        f"{key}={value}"
+        for key, value in ours.items()
+        if value != theirs[key] and not {key, key.split(".")[0]} & {*scope, "runtime"}
+    ]
+    return ", ".join(changed) or "none"
 
 
 @cache

@@ -70,6 +70,8 @@ class Plan:
     cases: Sequence[Case]
     index: Sequence[str]
     """The tags that tell its results apart."""
+    shown: Sequence[str] = ()
+    """The final metrics to print; all of them by default."""
     runtime: Runtime = field(default_factory=Runtime)
 
     def everything(self) -> list[Case]:

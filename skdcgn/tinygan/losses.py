@@ -5,7 +5,7 @@ T is the teacher's image, S the student's, D_i the i-th activation of the studen
 one dict only: `generator_terms` and `discriminator_terms` return weighted terms whose sum is the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +15,51 @@ from torch.nn import functional as F
 
 from skdcgn.errors import InputError
 
-FeatureDistance = Literal["l1", "kl", "mse"]
+_PROBABILITY_EPSILON = 1e-4
 
-KLOn = Literal["pixels", "image", "activations"]
+Distance = Callable[[Tensor, Tensor, float], Tensor]
+"""Of a teacher's and a student's tensor, at a temperature."""
+
+
+def channel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(softmax_c(teacher) || softmax_c(student)) over channels of (B, C, H, W), mean over batch and positions."""
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def image_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Eq. 6 with the images themselves as P and Q: softmax over all values of an image (B, C, H, W), mean over B."""
+    log_p = F.log_softmax(teacher.flatten(1) / temperature, dim=1)
+    log_q = F.log_softmax(student.flatten(1) / temperature, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def pixel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Eq. 6 with each value as a Bernoulli probability (x + 1) / 2, mean over all values of (B, C, H, W).
+
+    A Bernoulli probability has no softmax, so that the temperature changes nothing.
+    """
+    p = ((teacher + 1) / 2).clamp(_PROBABILITY_EPSILON, 1 - _PROBABILITY_EPSILON)
+    q = ((student + 1) / 2).clamp(_PROBABILITY_EPSILON, 1 - _PROBABILITY_EPSILON)
+    return (p * (p.log() - q.log()) + (1 - p) * ((1 - p).log() - (1 - q).log())).mean()
+
+
+FEATURE_DISTANCES: Mapping[str, Distance] = {
+    "l1": lambda teacher, student, temperature: F.l1_loss(student, teacher),  # Eq. 5
+    "kl": channel_kl,  # Appendix D.1
+    "mse": lambda teacher, student, temperature: F.mse_loss(student, teacher),  # Appendix D.3
+}
+"""Distances of two activations (B, C, H, W), for Eq. 5."""
+
+KL_DIVERGENCES: Mapping[str, Distance] = {"pixels": pixel_kl, "image": image_kl, "activations": channel_kl}
+"""Forms of Eq. 6: between images, or for "activations" between the last ones of the discriminator."""
+
+FeatureDistance = Literal[*FEATURE_DISTANCES]
+
+KLOn = Literal[*KL_DIVERGENCES]
 
 KLDirection = Literal["teacher_student", "student_teacher"]
-
-_PROBABILITY_EPSILON = 1e-4
 
 
 @dataclass(frozen=True)
@@ -111,7 +149,7 @@ def feature_distance(
         teacher: D_i(T), each (B, C_i, H_i, W_i), first to last level.
         student: D_i(S), likewise.
         alphas: alpha_i; the last `len(teacher)` of them are used.
-        distance: "l1" (Eq. 5), "kl" (Appendix D.1: divergence of the channel distributions) or "mse" (D.3).
+        distance: a key of `FEATURE_DISTANCES`.
         temperature: of the softmax of "kl".
 
     Raises:
@@ -120,31 +158,7 @@ def feature_distance(
     if len(alphas) < len(teacher):
         raise ValueError(f"{len(teacher)} discriminator levels need as many alphas, got {len(alphas)}")
     levels = zip(alphas[-len(teacher) :], teacher, student, strict=True)
-    if distance == "kl":
-        return sum(alpha * channel_kl(t, s, temperature) for alpha, t, s in levels)
-    pointwise = F.l1_loss if distance == "l1" else F.mse_loss
-    return sum(alpha * pointwise(s, t) for alpha, t, s in levels)
-
-
-def channel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(softmax_c(teacher) || softmax_c(student)) over channels of (B, C, H, W), mean over batch and positions."""
-    log_p = F.log_softmax(teacher / temperature, dim=1)
-    log_q = F.log_softmax(student / temperature, dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
-
-
-def image_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """Eq. 6 with the images themselves as P and Q: softmax over all values of an image (B, C, H, W), mean over B."""
-    log_p = F.log_softmax(teacher.flatten(1) / temperature, dim=1)
-    log_q = F.log_softmax(student.flatten(1) / temperature, dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
-
-
-def pixel_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """Eq. 6 with each value as a Bernoulli probability (x + 1) / 2, mean over all values of (B, C, H, W)."""
-    p = ((teacher + 1) / 2).clamp(_PROBABILITY_EPSILON, 1 - _PROBABILITY_EPSILON)
-    q = ((student + 1) / 2).clamp(_PROBABILITY_EPSILON, 1 - _PROBABILITY_EPSILON)
-    return (p * (p.log() - q.log()) + (1 - p) * ((1 - p).log() - (1 - q).log())).mean()
+    return sum(alpha * FEATURE_DISTANCES[distance](t, s, temperature) for alpha, t, s in levels)
 
 
 def kl_divergence(
@@ -155,15 +169,12 @@ def kl_divergence(
     config: LossConfig,
 ) -> Tensor:
     """The KL term of Eq. 6 in the form that `config` names; activations are read for "activations" only."""
+    p, q = teacher, student
     if config.kl_on == "activations":
         p, q = teacher_activations[-1], student_activations[-1]
-    else:
-        p, q = teacher, student
     if config.kl_direction == "student_teacher":
         p, q = q, p
-    if config.kl_on == "pixels":
-        return pixel_kl(p, q)
-    return image_kl(p, q, config.temperature) if config.kl_on == "image" else channel_kl(p, q, config.temperature)
+    return KL_DIVERGENCES[config.kl_on](p, q, config.temperature)
 
 
 def generator_terms(
@@ -177,7 +188,7 @@ def generator_terms(
     adversarial: bool,
     scores_beside_real: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """L_S, Eq. 7, as weighted terms: the student minimises their sum.
+    """L_S, Eq. 7, as weighted terms: the student minimizes their sum.
 
     Args:
         teacher: T(z, y), (B, C, H, W).
@@ -193,13 +204,8 @@ def generator_terms(
     """
     terms = {}
     if config.feature:
-        distance = feature_distance(
-            teacher_activations,
-            student_activations,
-            config.alphas,
-            config.feature_distance,
-            config.temperature,
-        )
+        activations = teacher_activations, student_activations
+        distance = feature_distance(*activations, config.alphas, config.feature_distance, config.temperature)
         terms["feature"] = config.feature * distance
     if config.lambda_1:
         terms["pixel"] = config.lambda_1_at(epoch) * pixel_distance(teacher, student)
@@ -223,7 +229,7 @@ def discriminator_terms(
     real_scores: Tensor | None = None,
     scores_beside_real: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """L_D, Eq. 8, as weighted terms: the discriminator minimises their sum.
+    """L_D, Eq. 8, as weighted terms: the discriminator minimizes their sum.
 
     The cross entropy run of Appendix D adds a term on the student's images with target 0, the original TinyGAN one
     on real images.
@@ -238,9 +244,8 @@ def discriminator_terms(
     terms = {"discriminator": adversarial_discriminator(teacher_scores, student_scores)}
     if config.cross_entropy:
         target = torch.zeros_like(student_scores)
-        terms["discriminator_cross_entropy"] = config.cross_entropy * F.binary_cross_entropy_with_logits(
-            student_scores, target
-        )
+        cross_entropy = F.binary_cross_entropy_with_logits(student_scores, target)
+        terms["discriminator_cross_entropy"] = config.cross_entropy * cross_entropy
     if config.real:
         terms["discriminator_real"] = config.real * adversarial_discriminator(real_scores, scores_beside_real)
     return terms

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior
 
 LabelInput = Literal["none", "one_hot", "embedding"]
 
@@ -50,7 +50,7 @@ class TinyGANConfig:
     channels: int = 3
     """Channels of the images."""
     mask_channels: int = 1
-    """Channels of a student that draws masks (the published ones draw them as grey RGB)."""
+    """Channels of a student that draws masks (the published ones draw them as gray RGB)."""
 
     def __post_init__(self) -> None:
         if self.resolution % 2**self.blocks:
@@ -145,16 +145,19 @@ def _upsample(features: Tensor) -> Tensor:
 class TinyGANGenerator(nn.Module):
     """TinyGAN's generator: a ResNet with class-conditional batch norm and depthwise separable convolutions."""
 
-    def __init__(self, config: TinyGANConfig, class_embedding: Tensor | None = None) -> None:
+    def __init__(
+        self, config: TinyGANConfig, class_embedding: Tensor | None = None, prior: NoisePrior = NORMAL
+    ) -> None:
         """Build the generator.
 
         Args:
             config: the architecture.
             class_embedding: initial class embedding (rows, class_dim), such as BigGAN's, which TinyGAN starts
                 from; random normal by default.
+            prior: distribution of the noise that it learns to answer to: its teacher's.
         """
         super().__init__()
-        self.config = config
+        self.config, self.prior = config, prior
         widest = config.width * 2 ** (config.blocks - 1)
         widths = [widest] + [widest >> block for block in range(config.blocks)]  # e.g. 64, 64, 32, 16
         self.start = config.resolution >> config.blocks
@@ -240,23 +243,25 @@ def load_class_embedding(path: Path, config: TinyGANConfig) -> Tensor:
 
 
 def save_generator(generator: TinyGANGenerator, folder: Path) -> None:
-    """Write a generator as `model.safetensors` and its architecture as `config.json`."""
+    """Write a generator as `model.safetensors`, its architecture and its noise prior as `config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "model.safetensors") as path:
         save_file({key: value.contiguous() for key, value in generator.state_dict().items()}, path)
     with atomic_path(folder / "config.json") as path:
-        path.write_text(json.dumps(asdict(generator.config), indent=2) + "\n")
+        content = {**asdict(generator.config), "prior": asdict(generator.prior)}
+        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def load_generator(folder: Path) -> TinyGANGenerator:
-    """Read a generator of `save_generator`, in eval mode.
+    """Read a generator of `save_generator`, in eval mode; a file that names no noise prior means the normal one.
 
     Raises:
         InputError: the folder does not hold one.
     """
     try:
-        config = TinyGANConfig(**json.loads((folder / "config.json").read_text()))
-        generator = TinyGANGenerator(config)
+        content = json.loads((folder / "config.json").read_text())
+        prior = NoisePrior(**content.pop("prior", {}))
+        generator = TinyGANGenerator(TinyGANConfig(**content), prior=prior)
         generator.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} does not hold a student (config.json and model.safetensors): {error}") from None

@@ -1,7 +1,7 @@
 """Checkpoints of TinyGAN's and SKDCGN's authors, read into this project's own networks.
 
 Both projects have one architecture and one set of weight names. `model_<epoch>.tar` holds generator and
-discriminator with their optimisers (TinyGAN's, and the paper's baseline), `generator_<epoch>.pt` a generator alone
+discriminator with their optimizers (TinyGAN's, and the paper's baseline), `generator_<epoch>.pt` a generator alone
 (SKDCGN's). This project's networks compute the same from the same weights.
 """
 
@@ -46,7 +46,7 @@ _DISCRIMINATOR_NAMES = {
 }
 
 
-def load_generator(path: Path, num_classes: int | None = None) -> TinyGANGenerator:
+def load_published_generator(path: Path, num_classes: int | None = None) -> TinyGANGenerator:
     """Read a generator, strictly, in evaluation mode.
 
     Its noise is the whole input vector: for SKDCGN's MNIST generators that is the teacher's 32-d noise followed by
@@ -70,7 +70,7 @@ def load_generator(path: Path, num_classes: int | None = None) -> TinyGANGenerat
     return _filled(generator, state, path)
 
 
-def load_discriminator(path: Path) -> TinyGANDiscriminator:
+def load_published_discriminator(path: Path) -> TinyGANDiscriminator:
     """Read a discriminator, strictly, in evaluation mode.
 
     Args:

@@ -1,11 +1,13 @@
-"""Teachers as black boxes, and the records of theirs that a student learns from.
+"""Records of a teacher, which a student learns from, and endless batches of them.
 
-A teacher turns noise, label and mechanism into an output, and shows nothing else of itself. A record keeps noise, label
-and image together, so that a student always meets an image with the noise it came from.
+A teacher is a black box: it turns noise, label and mechanism into an output, and shows nothing else of itself. A record
+keeps noise, label and image together, so that a student always meets an image with the noise it came from.
 """
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skdcgn import distributed
+from skdcgn.data.imagenet import center_crop, image_folder, read_image
+from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source, shuffle_patches
+
+_READERS = 8  # threads: decoding lets go of Python's lock
 
 
 class Records(NamedTuple):
@@ -45,7 +51,7 @@ def draw_records(
         labels: y, (B,), on the generator's device.
         generator: source of the noise.
         published_code: draw as the published scripts did: images come from other noise than the stored one unless
-            the mechanism is shape, patches are shuffled, and targets are JPEGs, normalised per image, at twice the
+            the mechanism is shape, patches are shuffled, and targets are JPEGs, normalized per image, at twice the
             side.
 
     Returns:
@@ -72,7 +78,7 @@ def render_records(teacher: Source, mechanism: Mechanism, noise: Tensor, labels:
 def _as_published_files(images: Tensor) -> Tensor:
     """What became of images (B, 3, H, W) on their way through the published scripts' files.
 
-    Nearest upsampling to twice the side, min-max normalisation of each image, and a JPEG round trip.
+    Nearest upsampling to twice the side, min-max normalization of each image, and a JPEG round trip.
     """
     images = F.interpolate(images, scale_factor=2, mode="nearest")
     low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
@@ -87,7 +93,26 @@ def _jpeg_round_trip(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.open(buffer))
 
 
-class FreshBatches:
+class _DrawnBatches:
+    """Endless batches drawn from a generator, whose state is theirs."""
+
+    def __init__(self, teacher: Source, batch_size: int, generator: torch.Generator) -> None:
+        self._teacher, self._batch_size, self._generator = teacher, batch_size, generator
+
+    def _draw(self, choices: int) -> tuple[Tensor, Tensor]:
+        """Draw an index below `choices`, (B,), and noise (B, noise_dim)."""
+        size, generator = (self._batch_size,), self._generator
+        index = torch.randint(choices, size, generator=generator, device=generator.device)
+        return index, self._teacher.sample_noise(self._batch_size, generator)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._generator.set_state(state["generator"].cpu())
+
+
+class FreshBatches(_DrawnBatches):
     """Endless batches rendered on the fly: noise never repeats. Resumable through its state.
 
     Of several processes each draws the noise and labels of the whole batch, and renders its own share.
@@ -101,20 +126,48 @@ class FreshBatches:
         generator: torch.Generator,
         classes: Sequence[int] | None = None,
     ) -> None:
-        self._teacher, self._mechanism = teacher, mechanism
-        self._batch_size, self._generator = batch_size, generator
+        super().__init__(teacher, batch_size, generator)
+        self._mechanism, self._share = mechanism, distributed.share(batch_size)
         self._classes = torch.tensor(range(teacher.num_classes) if classes is None else classes)
-        self._share = distributed.share(batch_size)
 
     def __next__(self) -> Records:
-        device = self._generator.device
-        index = torch.randint(len(self._classes), (self._batch_size,), generator=self._generator, device=device)
-        noise = self._teacher.sample_noise(self._batch_size, self._generator)
-        labels = self._classes.to(device)[index]
+        index, noise = self._draw(len(self._classes))
+        labels = self._classes.to(index.device)[index]
         return render_records(self._teacher, self._mechanism, noise[self._share], labels[self._share])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"generator": self._generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._generator.set_state(state["generator"].cpu())
+class RealBatches(_DrawnBatches):
+    """Endless random batches of real images, each with noise from a teacher's prior beside it. Resumable.
+
+    The images are real, and the noise is what the student draws its own images of the same labels from: the two do
+    not belong together as in a teacher's records (Chang and Lu, 2020).
+    """
+
+    def __init__(self, folder: Path, teacher: Source, batch_size: int, generator: torch.Generator) -> None:
+        """List the images.
+
+        Args:
+            folder: an ImageFolder, or a folder with one named `train`.
+            teacher: whose noise, number of classes and resolution they are to fit.
+            batch_size: images in a batch.
+            generator: draws images and noise; its device is where they go.
+
+        Raises:
+            InputError: the folder is none (see `data.imagenet.image_folder`), or its classes are not the teacher's.
+        """
+        super().__init__(teacher, batch_size, generator)
+        self._images = image_folder(folder / "train" if (folder / "train").is_dir() else folder)
+        if len(self._images.classes) != teacher.num_classes:
+            raise InputError(
+                f"--real-images {folder} has {len(self._images.classes)} classes, but {teacher.name} has "
+                f"{teacher.num_classes}: give a folder with one folder for each of them, such as ImageNet's train."
+            )
+        self._readers = ThreadPoolExecutor(min(batch_size, _READERS))
+
+    def __next__(self) -> Records:
+        index, noise = self._draw(len(self._images))
+        pixels = torch.stack(list(self._readers.map(self._read, index.tolist()))).to(index.device)
+        return Records(noise, self._images.labels[index.cpu()].to(index.device), to_float(pixels))
+
+    def _read(self, index: int) -> Tensor:
+        return center_crop(read_image(self._images.paths[index]), self._teacher.resolution)

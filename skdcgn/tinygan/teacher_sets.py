@@ -1,41 +1,24 @@
-"""Stored teacher sets, written by any number of processes, and the endless batches that a student learns from them.
-
-    python -m skdcgn teacher-sets --out DIR                                      the paper's million, each mechanism
-    python -m skdcgn teacher-sets --out DIR --mechanism shape --classes 0-99 --runtime.device cuda
-    python -m skdcgn teacher-sets --out DIR --teacher miniature --per-class 10   a small one, to look at
-    python -m skdcgn teacher-sets --out DIR --verify                             checks what is in DIR
-
-Start it as often as there are devices, on any machines that share DIR: each process takes classes that no other is at.
-One that is killed leaves nothing half-written, and the same command goes on. Then train on the set with
-`experiments/imagenet_kd.py --teacher-sets DIR`.
-"""
+"""Stored teacher sets, written by any number of processes, and the endless batches that a student learns from them."""
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from skdcgn import distributed
+from skdcgn.data.shards import read_description, read_shards, write_shards
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path, sha256
 from skdcgn.images import to_float, to_uint8
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 from skdcgn.tinygan.records import Records, draw_records
 
-_INDEX = "set.json"
-
-_LOCKS = ".locks"
+_KIND = "teacher set"
 
 
 @dataclass(frozen=True)
@@ -49,15 +32,13 @@ class TeacherSetConfig:
     split: str = "train"
     """Sets of different splits share no noise."""
     published_code: bool = False
-    """Draw the records as the published scripts did (see `teachers.draw_records`)."""
+    """Draw the records as the published scripts did (see `records.draw_records`)."""
 
 
 class TeacherSet:
-    """A folder of records, a shard for each class, memory-mapped.
+    """A folder of records, a shard for each class, memory-mapped (see `data.shards`).
 
-    A shard is a safetensors file of noise, labels and images (uint8) that depends on teacher, config and class alone.
-    So any number of processes may write a set together, an interrupted one goes on where it stopped, and a lost
-    shard can be drawn again. `set.json` says what set it is, and has the SHA-256 of every shard that is complete.
+    A shard holds noise, labels and images (uint8), and depends on teacher, config and class alone.
     """
 
     CHUNK = 100
@@ -73,19 +54,10 @@ class TeacherSet:
         Raises:
             InputError: there is none at `folder`, or a shard is missing or damaged.
         """
-        self.description = _read_index(folder)
-        if self.description is None:
-            raise InputError(f"no teacher set at {folder}: write one with python -m skdcgn teacher-sets.")
-        self.classes = tuple(range(self.description["num_classes"]) if classes is None else classes)
-        names = [_name(label) for label in self.classes]
-        missing = [name for name in names if name not in self.description["shards"]]
-        if missing:
-            raise InputError(
-                f"the teacher set at {folder} lacks {len(missing)} of {len(names)} classes (such as {missing[0]}): "
-                "run the command that writes it again, to complete it."
-            )
-        self._shards = [_open(folder / name) for name in names]
-        self._per_class = self.description["per_class"]
+        description = read_description(folder, _KIND)
+        classes = range(description["num_classes"]) if classes is None else classes
+        self._shards = read_shards(folder, _KIND, [_name(label) for label in classes])
+        self._per_class = description["per_class"]
 
     def __len__(self) -> int:
         return len(self._shards) * self._per_class
@@ -103,10 +75,7 @@ class TeacherSet:
     def write(
         cls, folder: Path, teacher: Source, config: TeacherSetConfig, classes: Sequence[int] | None = None
     ) -> Iterator[tuple[int, int]]:
-        """Write what is missing of a set, beside any other process that does so, yielding (shards there, in all).
-
-        Locks only spare double work: where two processes draw a shard all the same, it is the same shard twice, and
-        each puts it in place as a whole.
+        """Write what is missing of a set, beside any other process that does so, yielding (classes there, in all).
 
         Args:
             folder: of this set alone.
@@ -115,38 +84,13 @@ class TeacherSet:
             classes: which ones; all of the teacher's by default. A set may grow by others later.
 
         Raises:
-            InputError: `folder` holds a set of another teacher or config, or the disk is too small.
+            InputError: `folder` holds something else, or the disk is too small.
         """
-        labels = list(range(teacher.num_classes) if classes is None else classes)
+        labels = range(teacher.num_classes) if classes is None else classes
         description = {"teacher": teacher.sha256, "num_classes": teacher.num_classes, **asdict(config)}
-        there = {label for label in _recorded(folder, description) if (folder / _name(label)).exists()} & set(labels)
-        _check_disk(folder, teacher, config, len(labels) - len(there))
-        yield len(there), len(labels)
-        for wait in (False, True):  # first what nobody is at; then what others were at, in case they were killed
-            for label in labels:
-                if label in there:
-                    continue
-                try:
-                    with FileLock(_lock(folder, _name(label))).acquire(blocking=wait):
-                        if label not in _recorded(folder, description) or not (folder / _name(label)).exists():
-                            _write_shard(folder, teacher, config, label, description)
-                except Timeout:
-                    continue
-                there.add(label)
-                yield len(there), len(labels)
-
-    @staticmethod
-    def verify(folder: Path) -> Iterator[tuple[str, bool]]:
-        """Yield the name of each shard of a set, and whether it still has its SHA-256.
-
-        Raises:
-            InputError: there is no set at `folder`.
-        """
-        description = _read_index(folder)
-        if description is None:
-            raise InputError(f"no teacher set at {folder}: name the folder that holds {_INDEX}.")
-        for name, checksum in sorted(description["shards"].items()):
-            yield name, (folder / name).is_file() and sha256(folder / name) == checksum
+        drawing = {_name(label): partial(draw_shard, teacher, config, label) for label in labels}
+        advice = "choose another one, fewer classes or records, or fresh records at each step (--distill.per-class 0)"
+        return write_shards(folder, _KIND, description, drawing, shard_bytes(teacher, config), advice)
 
 
 def draw_shard(teacher: Source, config: TeacherSetConfig, label: int) -> Records:
@@ -156,7 +100,7 @@ def draw_shard(teacher: Source, config: TeacherSetConfig, label: int) -> Records
     for labels in torch.full((config.per_class,), label).split(TeacherSet.CHUNK):
         records = draw_records(teacher, config.mechanism, labels, generator, config.published_code)
         chunks.append(records._replace(images=to_uint8(records.images)))
-    return Records(*(torch.cat(values).contiguous() for values in zip(*chunks, strict=True)))
+    return Records(*(torch.cat(values) for values in zip(*chunks, strict=True)))
 
 
 def set_folder(root: Path, teacher: Source, config: TeacherSetConfig) -> Path:
@@ -175,64 +119,6 @@ def shard_bytes(teacher: Source, config: TeacherSetConfig) -> int:
 
 def _name(label: int) -> str:
     return f"class-{label:04d}.safetensors"
-
-
-def _lock(folder: Path, name: str) -> Path:
-    (folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-    return folder / _LOCKS / f"{name}.lock"
-
-
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    index = folder / _INDEX
-    return json.loads(index.read_text()) if index.exists() else None
-
-
-def _recorded(folder: Path, description: Mapping[str, Any]) -> set[int]:
-    """Return the classes whose shards have a checksum; refuse the folder of another set."""
-    index = _read_index(folder)
-    if index is None:
-        return set()
-    shards = index.pop("shards")
-    if index != description:
-        raise InputError(f"{folder} holds a teacher set of another teacher or config: choose another folder.")
-    return {label for label in range(description["num_classes"]) if _name(label) in shards}
-
-
-def _write_shard(
-    folder: Path, teacher: Source, config: TeacherSetConfig, label: int, description: Mapping[str, Any]
-) -> None:
-    """Draw a shard, put it in place, then note its checksum: a shard without one does not count."""
-    path = folder / _name(label)
-    with atomic_path(path) as temporary:
-        save_file(draw_shard(teacher, config, label)._asdict(), temporary)
-        checksum = sha256(temporary)
-    with FileLock(_lock(folder, _INDEX)):
-        index = _read_index(folder) or {**description, "shards": {}}
-        index["shards"][path.name] = checksum
-        with atomic_path(folder / _INDEX) as temporary:
-            temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-
-
-def _check_disk(folder: Path, teacher: Source, config: TeacherSetConfig, shards: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = shards * shard_bytes(teacher, config), shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"the teacher set at {folder} needs another {_size(needed)}, but that disk has {_size(free)} left: choose "
-            "another one, fewer classes or records, or fresh records at each step (--distill.per-class 0)."
-        )
-
-
-def _size(size: float) -> str:
-    return tqdm.format_sizeof(size, "B")
-
-
-def _open(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as shard:
-            return {name: shard.get_tensor(name) for name in ("noise", "labels", "images")}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"shard {path} is missing or damaged ({error}): delete it and write the set again.") from None
 
 
 class StoredBatches:

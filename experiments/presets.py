@@ -1,0 +1,169 @@
+"""What several MNIST experiments share: recipes by profile.
+
+A recipe that belongs to one experiment alone stands in its script.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.cli import Profile
+from skdcgn.data.mnist import Dataset
+from skdcgn.mechanisms import Mechanism
+from skdcgn.recipes.cgns import BaselineConfig, CGNConfig
+from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.runtime import Runtime
+from skdcgn.tinygan.distillation import DistillConfig
+from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST, TinyGANConfig
+
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+EPOCHS, EPOCH_STEPS = 30, 10_000 // 64
+"""The paper's training of a student on MNIST."""
+
+
+@dataclass(frozen=True)
+class StudentsConfig:
+    """What every study of students has in its config; a study adds the field that it varies."""
+
+    profile: Profile
+    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
+    student: TinyGANConfig
+    distill: DistillConfig
+    loss: LossConfig
+    seeds: tuple[int, ...]
+    """One student for each seed, mechanism and case of the study."""
+    heldout_per_class: int
+    """Held-out images of each class."""
+    evaluations: int | tuple[float, ...] = 5
+    """Held-out evaluations during training: how many, or at which fractions of it."""
+    dataset: Dataset = "double_colored"
+    """Whose CGN is the teacher: the authors' one for an MNIST variant, or one trained here on scikit-learn's digits."""
+    mechanism: Literal["shape", "texture", "background", "all"] = "all"
+    """The mechanism to distill."""
+    teacher: Path | None = None
+    """Another checkpoint of the teacher than the authors' (not for digits)."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def mechanisms(self) -> list[Mechanism]:
+        """The mechanisms that `mechanism` stands for."""
+        return list(Mechanism) if self.mechanism == "all" else [Mechanism(self.mechanism)]
+
+    @property
+    def teacher_config(self) -> TeacherConfig:
+        """The teacher."""
+        return TeacherConfig(self.dataset, self.teacher)
+
+
+# The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
+NATIVE_LOSS = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0, kl=1.0)
+NATIVE_DISTILL = DistillConfig(
+    steps=3000,
+    texture_steps=2000,
+    batch_size=32,
+    learning_rate=1.2e-2,
+    texture_learning_rate=3e-3,
+    betas=(0.9, 0.99),
+    schedule="cosine",
+    per_class=1500,
+)
+SMOKE_DISTILL = DistillConfig(
+    steps=12, learning_rate=3e-3, schedule="cosine", batch_size=8, per_class=4, discriminator_width=8
+)
+
+STUDENTS: Mapping[Profile, Mapping[str, Any]] = {
+    "smoke": dict(
+        student=NATIVE_MNIST,
+        distill=SMOKE_DISTILL,
+        loss=LossConfig(kl=1.0),
+        seeds=(0,),
+        heldout_per_class=10,
+        evaluations=2,
+    ),
+    "quick": dict(
+        student=NATIVE_MNIST,
+        distill=NATIVE_DISTILL,
+        loss=NATIVE_LOSS,
+        seeds=(0, 1, 2),
+        heldout_per_class=100,
+        evaluations=5,
+    ),
+    "full": dict(
+        student=NATIVE_MNIST,
+        distill=replace(NATIVE_DISTILL, steps=40_000, texture_steps=20_000, per_class=10_000),
+        loss=NATIVE_LOSS,
+        seeds=(0,),
+        heldout_per_class=500,
+        evaluations=10,
+    ),
+    "paper": dict(
+        student=PUBLISHED_MNIST,
+        distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
+        loss=LossConfig(),
+        seeds=(0,),
+        heldout_per_class=100,
+        evaluations=EPOCHS,
+    ),
+}
+"""Students by profile: fields of `StudentsConfig`."""
+
+# The paper's objectives on the native student: its learning rate of 2e-4 would need its number of steps.
+_OBJECTIVES = DistillConfig(
+    steps=EPOCHS * (10_000 // 32), batch_size=32, learning_rate=3e-3, schedule="cosine", discriminator_width=16
+)
+_FAST_DECAY = LossConfig(lambda_1_decay=0.1)  # lambda_1 falls to 0 after two thirds of the training
+_SMOKE_OBJECTIVES = replace(_OBJECTIVES, steps=30, batch_size=8, per_class=8, discriminator_width=8)
+_QUICK_OBJECTIVES = replace(_OBJECTIVES, steps=180, learning_rate=8e-3, per_class=192)
+
+OBJECTIVES: Mapping[Profile, Mapping[str, Any]] = {
+    "smoke": dict(student=NATIVE_MNIST, distill=_SMOKE_OBJECTIVES, loss=_FAST_DECAY, seeds=(0,), heldout_per_class=10),
+    "quick": dict(
+        student=NATIVE_MNIST, distill=_QUICK_OBJECTIVES, loss=_FAST_DECAY, seeds=(0, 1, 2), heldout_per_class=20
+    ),
+    "full": dict(
+        student=NATIVE_MNIST, distill=_OBJECTIVES, loss=LossConfig(), seeds=(0, 1, 2, 3, 4), heldout_per_class=100
+    ),
+    "paper": dict(
+        student=PUBLISHED_MNIST,
+        distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
+        loss=LossConfig(),
+        seeds=(0, 1, 2, 3, 4),
+        heldout_per_class=100,
+    ),
+}
+"""Students where objectives are compared, by profile; all of Appendix D's objectives have a discriminator."""
+
+CGNS: Mapping[Profile, CGNConfig] = {
+    "smoke": CGNConfig("smoke", CGNTrainingConfig(steps=20), 200, ClassifierConfig(epochs=1)),
+    "quick": CGNConfig("quick", CGNTrainingConfig(steps=2400), 8000, ClassifierConfig(epochs=4)),
+    "full": CGNConfig("full", CGNTrainingConfig(steps=16_000), 100_000, ClassifierConfig()),
+    "paper": CGNConfig("paper", PUBLISHED, 100_000, ClassifierConfig()),
+}
+"""CGNs of our own, by profile."""
+
+
+@dataclass(frozen=True)
+class DistillationConfig(StudentsConfig):
+    """Distillation of an MNIST CGN."""
+
+    class_embedding: Path | None = None
+    """A .npy file with the class embedding to start from, such as BigGAN's."""
+
+
+@dataclass(frozen=True)
+class BaselinesConfig(BaselineConfig):
+    """Training of CGNs with TinyGAN generators; `training.seed` is overwritten by each of `seeds`."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One baseline for each seed."""
+
+
+BASELINES: Mapping[Profile, BaselinesConfig] = {
+    profile: BaselinesConfig(**vars(cgn), seeds=(0, 1, 2, 3, 4) if profile in ("full", "paper") else (0,))
+    for profile, cgn in CGNS.items()
+}
+"""The paper's baseline on MNIST, by profile."""
