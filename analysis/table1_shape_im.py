@@ -115,7 +115,8 @@ def values(
     results: pd.DataFrame, protocol: Protocol, intervention: str, metric: str, strength: str = "paper"
 ) -> pd.Series:
     """Return a metric of a case by seed; empty where it was not run."""
-    return case(results, protocol, intervention, strength).set_index("seed")[metric].dropna().astype(float)
+    rows = case(results, protocol, intervention, strength).set_index("seed")
+    return rows.reindex(columns=[metric])[metric].dropna().astype(float)
 
 
 def table_1(view: View) -> Table:
