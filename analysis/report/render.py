@@ -80,7 +80,7 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
             "MLFLOW_TRACKING_URI": store.uri,
             OUTPUT_VARIABLE: folder,
             "PYTHONWARNINGS": "ignore:IProgress",  # tqdm misses the widgets, which a report cannot show anyway
-            # The kernel must import this very code, from whatever directory it was started.
+            # The kernel must import this very code, wherever it was started.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_FOLDER.parent), os.environ.get("PYTHONPATH")])),
         }
         executed = _execute_all(notebooks, environment)
