@@ -114,8 +114,9 @@ def case(results: pd.DataFrame, protocol: Protocol, intervention: str, strength:
 def values(
     results: pd.DataFrame, protocol: Protocol, intervention: str, metric: str, strength: str = "paper"
 ) -> pd.Series:
-    """Return a metric of a case by seed; empty where it was not run."""
-    return case(results, protocol, intervention, strength).set_index("seed")[metric].dropna().astype(float)
+    """Return a metric of a case by seed; empty where it was not run or measured."""
+    runs = case(results, protocol, intervention, strength).set_index("seed")
+    return runs.reindex(columns=[metric])[metric].dropna().astype(float)
 
 
 def table_1(view: View) -> Table:
@@ -164,18 +165,15 @@ def figure_3(view: View) -> Figure:
     for letter, protocol in zip("abc", protocols(results), strict=False):
         rows = {}
         for intervention, name in names.items():
-            run = case(results, protocol, intervention).head(1)  # the lowest seed
-            if run.empty:
-                continue
-            tensors = view.tensors(run["run_id"].item(), "samples")
-            rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
-            rows[" " * len(rows)] = to_float(tensors["images"])
-            shown.append(run)
+            for run_id in case(results, protocol, intervention)["run_id"].head(1):  # the lowest seed, if there is any
+                tensors = view.tensors(run_id, "samples")
+                rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
+                rows[" " * len(rows)] = to_float(tensors["images"])
+                shown.append(run_id)
         if rows:
-            count = len(next(iter(rows.values())))
-            blocks.append(Block(rows, {} if blocks else {"shape": range(count)}))
+            blocks.append(Block(rows, {} if blocks else {"shape": range(style.COLUMNS)}))
             lines.append(f"({letter}) masks modified {protocol.time}")
-    drawn = pd.concat(shown)
+    drawn = results.set_index("run_id", drop=False).loc[shown]
     below = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(drawn)}"
     return style.cite(style.sheet(blocks, caption.title(title, drawn), below), drawn["run_id"])
 
