@@ -13,6 +13,7 @@ from analysis.frame.published import TABLE_1, Accuracy, robustness
 from analysis.frame.style import Block
 from analysis.frame.table import READING, Listing, Quantity, Table, cell, words
 from analysis.frame.view import View
+from skdcgn.counterfactuals.readings import PAPER_STRENGTH
 from skdcgn.images import to_float
 
 EXPERIMENT = "table1_shape_im"
@@ -48,8 +49,6 @@ _COLUMNS = {
     "stroke_iou": "mask IoU with strokes",
     "mask_sameness": "mask IoU within class",
 }
-
-_PAPER_STRENGTH = 0.75  # of its transparent masks
 
 _ASIDE = 0.012  # that curves stand apart in their figure, so that their bars do not hide each other
 
@@ -200,7 +199,7 @@ def transparency_curve(view: View) -> Figure:
                 look = {"color": color, "fmt": "o-", "markersize": 4, "label": protocol.time}
                 style.intervals(axes, [strength + aside for strength in points], samples, 100, **look)
             stars = [getattr(PAPER[intervention], name) for intervention in ("transparency", "none")]
-            axes.plot([_PAPER_STRENGTH, 1], stars, "*", color="0.2", markersize=9, label="published", zorder=3)
+            axes.plot([PAPER_STRENGTH, 1], stars, "*", color="0.2", markersize=9, label="published", zorder=3)
             axes.axhline(10, color="0.5", linestyle=":", linewidth=1)
             axes.set(title=f"{name} accuracy, %", xlabel="factor on the mask", ylim=(0, 103))
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), title="masks modified", alignment="left")
@@ -212,7 +211,7 @@ def transparencies(results: pd.DataFrame, protocol: Protocol) -> dict[float, pd.
     control = case(results, protocol, "none")
     modified = results[(results[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
     modified = modified[modified["intervention"] == "transparency"]
-    strengths = modified["strength"].replace("paper", str(_PAPER_STRENGTH)).astype(float)
+    strengths = modified["strength"].replace("paper", str(PAPER_STRENGTH)).astype(float)
     found = {strength: modified[strengths == strength] for strength in sorted(strengths.unique())}
     return found | ({1.0: control} if found and len(control) else {})
 

@@ -139,7 +139,8 @@ def _lightweight(view: View) -> list[Finding]:
         for name, sizes in students.items()
     ]
     for mechanism, case in zip(Mechanism, shown, strict=True):
-        ratio = case["cost/latency_ms_batch_1"] / case["cost/teacher_latency_ms_batch_1"]
+        times = case.reindex(columns=["cost/latency_ms_batch_1", "cost/teacher_latency_ms_batch_1"]).astype(float)
+        ratio = times.iloc[:, 0] / times.iloc[:, 1]
         name = f"time for one image over the teacher's, {mechanism}"
         findings.append(found(name, judge(ratio, "below", 1.0), case))
     biggan, shape = paper.BIGGAN_PARAMETERS, paper.BIGGAN_PARAMETERS + paper.U2NET_PARAMETERS
@@ -255,7 +256,7 @@ def _imagenet_tinygan(view: View) -> list[Finding]:
     if shown.empty:
         return [_missing(view, "TinyGAN", BASELINE)]
     logged = [view.store.history(run_id, "heldout/l1") for run_id in shown["run_id"]]
-    gains = judge([history[-1][1] - history[0][1] for history in logged], "below", 0.0, "+.3g")
+    gains = judge([history[-1][1] - history[0][1] for history in logged if history], "below", 0.0, "+.3g")
     return [found("L1 to BigGAN's images, at the end − after the first epoch", gains, shown)]
 
 
