@@ -127,7 +127,7 @@ def table_1(view: View) -> Table:
         quantity, command = Quantity("test", "valid_accuracy"), view.command(EXPERIMENT)
         made, notes = [cell(results, quantity, command, protocol="any", intervention="any")], _NOTES
     else:
-        made, notes = cells(results, view.command(EXPERIMENT)), (*_NOTES, _provenance(results), *verdict(results))
+        made, notes = cells(results, view.command(EXPERIMENT)), (*_NOTES, _provenance(view, results), *verdict(results))
     return Table.of(title, made, notes, ("protocol", "intervention"), "quantity")
 
 
@@ -173,7 +173,7 @@ def figure_3(view: View) -> Figure:
             blocks.append(Block(rows, {} if blocks else {"shape": range(style.COLUMNS)}))
             lines.append(f"({letter}) masks modified {protocol.time}")
     drawn = results.set_index("run_id", drop=False).loc[shown]
-    below = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(drawn)}"
+    below = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(view, drawn)}"
     return style.cite(style.sheet(blocks, caption.title(title, drawn), below), drawn["run_id"])
 
 
@@ -188,7 +188,7 @@ def transparency_curve(view: View) -> Figure:
     drawn = pd.concat(runs for points in curves.values() for runs in points.values()).drop_duplicates("run_id")
     below = (
         "Factor on the mask: 1 is the unmodified CGN. Points: means over seeds, set side by side; bars: 95 % Student-t "
-        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(drawn)}"
+        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(view, drawn)}"
     )
     figure, panels = style.plots(2, caption.title(title, drawn), below, right=2.9)
     with style.style():
@@ -341,8 +341,10 @@ def _difference(paired: pd.Series) -> str:
     return f"in points {judgment.text}: {say(judgment)}" if judgment.interval else say(judgment)
 
 
-def _provenance(shown: pd.DataFrame) -> str:
+def _provenance(view: View, shown: pd.DataFrame) -> str:
     """Say where numbers come from: profile, sizes, seeds, teacher."""
-    images, steps = (caption.number_range(shown, f"param/{name}") for name in ("images", "training.steps"))
+    cgns = view.chosen(EXPERIMENT, by={"init": None, "intervention": None}, kind="cgn")
+    images = caption.number_range(shown, "param/images")
+    steps = caption.number_range(cgns[cgns["init"].isin(shown["init"])], "param/training.steps")
     trained = f"CGNs trained for {steps} steps" if steps else ""
     return caption.provenance(shown, f"{images} counterfactuals a case", trained)
