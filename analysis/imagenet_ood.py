@@ -107,7 +107,7 @@ def figure(view: View) -> Figure:
         for axes, (metric, (name, unit)) in zip(panels, _PANELS.items(), strict=True):
             _draw(axes, metric, shown)
             axes.set(title=name, ylabel=unit, ylim=(min(0.0, axes.get_ylim()[0]), None if metric == "bg_gap" else 102))
-        panels[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.03))
+        panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.02, 1.03))
     return style.cite(drawing, run_ids)
 
 

@@ -13,6 +13,7 @@ from analysis.frame.published import TABLE_1, Accuracy, robustness
 from analysis.frame.style import Block
 from analysis.frame.table import READING, Listing, Quantity, Table, cell, words
 from analysis.frame.view import View
+from skdcgn.counterfactuals.readings import PAPER_STRENGTH
 from skdcgn.images import to_float
 
 EXPERIMENT = "table1_shape_im"
@@ -48,8 +49,6 @@ _COLUMNS = {
     "stroke_iou": "mask IoU with strokes",
     "mask_sameness": "mask IoU within class",
 }
-
-_PAPER_STRENGTH = 0.75  # of its transparent masks
 
 _ASIDE = 0.012  # that curves stand apart in their figure, so that their bars do not hide each other
 
@@ -114,9 +113,9 @@ def case(results: pd.DataFrame, protocol: Protocol, intervention: str, strength:
 def values(
     results: pd.DataFrame, protocol: Protocol, intervention: str, metric: str, strength: str = "paper"
 ) -> pd.Series:
-    """Return a metric of a case by seed; empty where it was not run."""
-    rows = case(results, protocol, intervention, strength).set_index("seed")
-    return rows.reindex(columns=[metric])[metric].dropna().astype(float)
+    """Return a metric of a case by seed; empty where it was not run or measured."""
+    runs = case(results, protocol, intervention, strength).set_index("seed")
+    return runs.reindex(columns=[metric])[metric].dropna().astype(float)
 
 
 def table_1(view: View) -> Table:
@@ -128,7 +127,7 @@ def table_1(view: View) -> Table:
         quantity, command = Quantity("test", "valid_accuracy"), view.command(EXPERIMENT)
         made, notes = [cell(results, quantity, command, protocol="any", intervention="any")], _NOTES
     else:
-        made, notes = cells(results, view.command(EXPERIMENT)), (*_NOTES, _provenance(results), *verdict(results))
+        made, notes = cells(results, view.command(EXPERIMENT)), (*_NOTES, _provenance(view, results), *verdict(results))
     return Table.of(title, made, notes, ("protocol", "intervention"), "quantity")
 
 
@@ -165,19 +164,16 @@ def figure_3(view: View) -> Figure:
     for letter, protocol in zip("abc", protocols(results), strict=False):
         rows = {}
         for intervention, name in names.items():
-            run = case(results, protocol, intervention).head(1)  # the lowest seed
-            if run.empty:
-                continue
-            tensors = view.tensors(run["run_id"].item(), "samples")
-            rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
-            rows[" " * len(rows)] = to_float(tensors["images"])
-            shown.append(run)
+            for run_id in case(results, protocol, intervention)["run_id"].head(1):  # the lowest seed, if there is any
+                tensors = view.tensors(run_id, "samples")
+                rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
+                rows[" " * len(rows)] = to_float(tensors["images"])
+                shown.append(run_id)
         if rows:
-            count = len(next(iter(rows.values())))
-            blocks.append(Block(rows, {} if blocks else {"shape": range(count)}))
+            blocks.append(Block(rows, {} if blocks else {"shape": range(style.COLUMNS)}))
             lines.append(f"({letter}) masks modified {protocol.time}")
-    drawn = pd.concat(shown)
-    below = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(drawn)}"
+    drawn = results.set_index("run_id", drop=False).loc[shown]
+    below = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(view, drawn)}"
     return style.cite(style.sheet(blocks, caption.title(title, drawn), below), drawn["run_id"])
 
 
@@ -192,7 +188,7 @@ def transparency_curve(view: View) -> Figure:
     drawn = pd.concat(runs for points in curves.values() for runs in points.values()).drop_duplicates("run_id")
     below = (
         "Factor on the mask: 1 is the unmodified CGN. Points: means over seeds, set side by side; bars: 95 % Student-t "
-        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(drawn)}"
+        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(view, drawn)}"
     )
     figure, panels = style.plots(2, caption.title(title, drawn), below, right=2.9)
     with style.style():
@@ -203,7 +199,7 @@ def transparency_curve(view: View) -> Figure:
                 look = {"color": color, "fmt": "o-", "markersize": 4, "label": protocol.time}
                 style.intervals(axes, [strength + aside for strength in points], samples, 100, **look)
             stars = [getattr(PAPER[intervention], name) for intervention in ("transparency", "none")]
-            axes.plot([_PAPER_STRENGTH, 1], stars, "*", color="0.2", markersize=9, label="published", zorder=3)
+            axes.plot([PAPER_STRENGTH, 1], stars, "*", color="0.2", markersize=9, label="published", zorder=3)
             axes.axhline(10, color="0.5", linestyle=":", linewidth=1)
             axes.set(title=f"{name} accuracy, %", xlabel="factor on the mask", ylim=(0, 103))
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), title="masks modified", alignment="left")
@@ -215,7 +211,7 @@ def transparencies(results: pd.DataFrame, protocol: Protocol) -> dict[float, pd.
     control = case(results, protocol, "none")
     modified = results[(results[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
     modified = modified[modified["intervention"] == "transparency"]
-    strengths = modified["strength"].replace("paper", str(_PAPER_STRENGTH)).astype(float)
+    strengths = modified["strength"].replace("paper", str(PAPER_STRENGTH)).astype(float)
     found = {strength: modified[strengths == strength] for strength in sorted(strengths.unique())}
     return found | ({1.0: control} if found and len(control) else {})
 
@@ -345,8 +341,10 @@ def _difference(paired: pd.Series) -> str:
     return f"in points {judgment.text}: {say(judgment)}" if judgment.interval else say(judgment)
 
 
-def _provenance(shown: pd.DataFrame) -> str:
+def _provenance(view: View, shown: pd.DataFrame) -> str:
     """Say where numbers come from: profile, sizes, seeds, teacher."""
-    images, steps = (caption.number_range(shown, f"param/{name}") for name in ("images", "training.steps"))
+    cgns = view.chosen(EXPERIMENT, by={"init": None, "intervention": None}, kind="cgn")
+    images = caption.number_range(shown, "param/images")
+    steps = caption.number_range(cgns[cgns["init"].isin(shown["init"])], "param/training.steps")
     trained = f"CGNs trained for {steps} steps" if steps else ""
     return caption.provenance(shown, f"{images} counterfactuals a case", trained)

@@ -119,7 +119,7 @@ def _suite(
         loss=LossConfig(),
         device=batch.noise.device,
     )
-    return partial(distiller.update, batch)
+    return partial(distiller.update, (batch, None))
 
 
 if __name__ == "__main__":

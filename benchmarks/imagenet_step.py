@@ -83,7 +83,7 @@ def main(config: Config) -> list[dict[str, object]]:
     random = randomness.stream(config.seed, "benchmark", device=device)
     labels = torch.arange(config.batch_size, device=device) % teacher.num_classes
     render = partial(draw_records, teacher, mechanism, labels, random)
-    update = partial(distiller.update, render())
+    update = partial(distiller.update, (render(), None))
     with tempfile.TemporaryDirectory() as folder:
         write, read = storage(config, teacher, mechanism, Path(folder), device)
         calls = {"teacher": render, "student step": update, "read": read, "write": write}

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from skdcgn import cli, runtime
 from skdcgn.cgn import baseline
-from skdcgn.cgn import teachers as cgn_teachers
 from skdcgn.cgn.baseline import TinyGANImageNetCGN
 from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.data import miniature as miniature_data
@@ -36,6 +35,7 @@ from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import TinyGANGenerator, load_class_embedding
 from skdcgn.tinygan.published import load_published_generator
+from skdcgn.training import state_digest
 
 DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3 and C).
 Stage `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside it."""
@@ -117,7 +117,7 @@ class Stages:
         self.config, self.device, self.store = config, runtime.setup(config.runtime), run_store.open_store()
         miniature = IMAGENET[config.profile].miniature
         truncation = config.cgn.training.truncation
-        self.parts = cgn_teachers.load_parts(
+        self.parts = baseline.load_parts(
             config.teacher, config.biggan, config.u2net, miniature, truncation, self.device
         )
         self.teacher, self.reference = self.parts.teacher, self.parts.reference
@@ -157,7 +157,7 @@ class Stages:
     def cgn(self, group: run_module.Run, tinygan: TinyGANGenerator) -> tuple[run_module.Run, TinyGANImageNetCGN]:
         """Train the CGN of TinyGANs, unless that was done before."""
         config, u2net = self.config, self.parts.load_u2net()
-        identity = {"tinygan": cgn_teachers.digest(tinygan), "u2net": cgn_teachers.digest(u2net)}
+        identity = {"tinygan": state_digest(tinygan.state_dict()), "u2net": state_digest(u2net.state_dict())}
         with self._run("cgn", config.cgn, identity, group, "Sec. 4.2, Fig. 9") as run:
             if not run.finished:
                 cgn = TinyGANImageNetCGN.of(tinygan, u2net)

@@ -22,7 +22,7 @@ from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
 DESCRIPTION = """Students of exact teacher sets compared with students of sets drawn as the published scripts did,
-seed by seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student that ignores its noise."""
+seed by seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student without noise."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@
 
 The same classifier learns from as many images of each source: the original (biased) ones, a conditional GAN's, and
 counterfactuals of the CGN, of SKDCGN and of the baseline. It is tested where colors or textures are random.
-Generators that are missing are trained first: the students are those of mnist_kd.py, the baseline is baseline_mnist.py's.
+Generators that are missing are trained first: students are those of mnist_kd.py, the baseline is baseline_mnist.py's.
 """
 
 from dataclasses import replace

@@ -10,212 +10,97 @@ Masks are modified while the CGN is trained, while it is sampled, or both; textu
 or the digit's own: the paper leaves both open. Each CGN is trained once, whatever is drawn from it afterwards.
 """
 
-import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from itertools import groupby, product
-from pathlib import Path
+from dataclasses import replace
+from itertools import product
 
-import pandas as pd
-from skdcgn.recipes.student import teacher_tags
-
-from analysis import table1_shape_im as table1_shape_im_figures
-from analysis.frame.table import Table
-from experiments import train_cgn_mnist
-from skdcgn import cli, runtime
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
-from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
-from skdcgn.data.mnist import Dataset
-from skdcgn.errors import InputError
-from skdcgn.images import grid, to_float
-from skdcgn.mechanisms import Source
-from skdcgn.recipes.profiles import SHAPE_STUDY, Profile, ShapeScale
-from skdcgn.recipes.table1_shape_im import (
-    Case,
-    CaseConfig,
-    Init,
-    RealImages,
-    Remembering,
-    cases,
-    estimate_seconds,
-    measure,
-    real_images,
-    samples,
-    start_of,
-)
-from skdcgn.runs import identity as run_identity
-from skdcgn.runs import run as run_module
-from skdcgn.runs import store as run_store
-from skdcgn.runs.loop import train
-from skdcgn.runtime import Runtime
+from experiments.cases import teacher_of
+from experiments.presets import PROFILES
+from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
+from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.commands import experiment
+from skdcgn.recipes.table1_shape_im import CGN, ShapeStudyConfig, make_modified_cgn, make_reading
+from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.runs.identity import overrides
+from skdcgn.runs.lifecycle import Case, Plan
 
 EXPERIMENT = "table1_shape_im"
 DESCRIPTION = """Classifiers trained on counterfactuals with modified masks. `final/valid_accuracy`: of digits, on the
 last 10,000 of MNIST-train, the original's test set; `final/test_accuracy`: on MNIST-test; `final/two_way_*`: of real
 and counterfactual images, the task of the caption. Feeds **Table 1**, **Figure 3** and the curve over transparency."""
 
-
-@dataclass(frozen=True)
-class Config(ShapeScale):
-    """Study of the shape mechanism."""
-
-    profile: Profile = "quick"
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    dataset: Dataset = "double_colored"
-    """What CGNs are trained on, and classifiers tested on; digits needs no download."""
-    teacher: Path | None = None
-    """Another checkpoint of the teacher than the authors' (not for digits)."""
-    runtime: Runtime = field(default_factory=Runtime)
-
-    def __post_init__(self) -> None:
-        for name in ("interventions", "when", "init", "labels", "seeds"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} names none: give at least one.")
-        for name in ("images", "per_mask", "unpermuted_epochs", "two_way_images", "two_way_epochs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few: give at least 1.")
-
-    def cases(self) -> list[Case]:
-        """Return the cases of each seed, those of one CGN next to each other."""
-        return cases(self.interventions, self.when, self.init, self.labels, self.strengths, self.strengths_when)
-
-    def training_of(self, case: Case, seed: int) -> CGNTrainingConfig | None:
-        """Return how the CGN of a case is trained, if it is."""
-        if case.cgn is None:
-            return None
-        init, intervention, strength = case.cgn
-        training = self.training if init == "scratch" else self.finetune
-        return replace(training, intervention=intervention, intervention_strength=strength, seed=seed)
-
-    def cgn(self, case: Case, seed: int) -> "CGNConfig":
-        """Return the config of the CGN of a case that has one trained."""
-        return CGNConfig(self.profile, self.dataset, case.init, self.training_of(case, seed), self.runtime)
-
-    def of(self, case: Case, seed: int) -> CaseConfig:
-        """Return the config of a case."""
-        epochs = self.classifier.epochs if case.labels == "permuted" else self.unpermuted_epochs
-        return CaseConfig(
-            self.profile,
-            self.dataset,
-            case,
-            self.training_of(case, seed),
-            self.images,
-            self.per_mask,
-            replace(self.classifier, epochs=epochs),
-            replace(self.classifier, epochs=self.two_way_epochs),
-            self.two_way_images,
-            self.test_images,
-            seed,
-            self.runtime,
-        )
+_PAPER = ("none", "noise", "rotation", "transparency")
+_ALL = (*_PAPER, "rotation_transparency")
+_EVER = ("sampling", "training", "both")
+_SCALES = {
+    "smoke": dict(interventions=("none", "noise"), when=_EVER[:2], init=("pretrained",), strengths=(0.5,), seeds=(0,)),
+    "quick": dict(interventions=_PAPER, when=_EVER[:2], init=("pretrained",), strengths=(0.5,)),
+    "full": dict(interventions=_ALL, when=_EVER, init=("scratch",), strengths=(0.25, 0.5, 0.9)),
+    "paper": dict(interventions=_ALL, when=("training", "both", "sampling"), init=("scratch",), strengths=()),
+}
+_CGNS = {
+    "smoke": (CGNTrainingConfig(steps=4), CGNTrainingConfig(steps=3, texture_warmup=0)),
+    # Quicker than from new weights, at a high learning rate: far enough to tell what each modification does.
+    "quick": (CGNTrainingConfig(steps=3000), CGNTrainingConfig(steps=300, lr=5e-4, texture_warmup=0)),
+    "full": (CGNTrainingConfig(steps=10_000), CGNTrainingConfig(steps=3000, texture_warmup=0)),
+    "paper": (replace(PUBLISHED, steps=46_000), replace(PUBLISHED, steps=46_000)),
+}
+_CLASSIFIERS = {
+    "smoke": dict(images=60, per_mask=2, classifier=ClassifierConfig(epochs=1), unpermuted_epochs=1, test_images=50),
+    "quick": dict(
+        images=2700,
+        per_mask=2,
+        classifier=ClassifierConfig(epochs=10, batch_size=32, gamma=0.85),
+        unpermuted_epochs=2,
+        test_images=1000,
+    ),
+    "full": dict(images=20_000, per_mask=4, classifier=ClassifierConfig(epochs=8), unpermuted_epochs=2),
+    "paper": dict(images=100_000, per_mask=10, classifier=ClassifierConfig(precision="fp32"), unpermuted_epochs=10),
+}
+_TWO_WAY = {"smoke": (30, 1), "quick": (300, 3), "full": (5000, 3), "paper": (30_000, 10)}
+DEFAULTS = {
+    profile: ShapeStudyConfig(
+        profile,
+        strengths_when={"full": _EVER, "paper": ()}.get(profile, ("sampling",)),
+        training=_CGNS[profile][0],
+        finetune=_CGNS[profile][1],
+        two_way_images=_TWO_WAY[profile][0],
+        two_way_epochs=_TWO_WAY[profile][1],
+        **_SCALES[profile],
+        **_CLASSIFIERS[profile],
+    )
+    for profile in PROFILES
+}
 
 
-DEFAULTS = {name: Config(**vars(scale), profile=name) for name, scale in SHAPE_STUDY.items()}
-
-
-@dataclass(frozen=True)
-class CGNConfig:
-    """What a trained CGN depends on, beside the teacher that it may start from."""
-
-    profile: Profile
-    dataset: Dataset
-    init: Init
-    training: CGNTrainingConfig
-    runtime: Runtime
-
-
-def main(config: Config) -> pd.DataFrame:
-    """Run every case that is not there yet; return its final metrics, a row for each case and seed."""
-    device = runtime.setup(config.runtime)
-    store = run_store.open_store()
-    groups = [(cgn, list(of_cgn)) for cgn, of_cgn in groupby(config.cases(), lambda case: case.cgn)]
-    real = real_images(config.dataset, config.test_images)
-    teacher = train_cgn_mnist.load_teacher(config.dataset, config.profile, config.teacher, config.runtime, store)
-    choices = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
-    tags = {
-        **teacher_tags(config.profile, config.dataset, teacher),
-        "overrides": run_identity.overrides(config, DEFAULTS[config.profile], choices),
-        "paper": "Sec. 4.5, Table 1",
-    }
-    configs = [config.of(case, seed) for seed in config.seeds for _, of_cgn in groups for case in of_cgn]
-    minutes = estimate_seconds(configs, real.training, teacher, device) / 60
-    print(f"{len(configs)} cases: about {minutes:.0f} minutes in all on this machine; finished ones are skipped")
-
-    name, rows = f"{config.dataset} {config.profile}", []
-    identity = {"teacher": teacher.sha256, "level": "group"}
-    with store.start(EXPERIMENT, config, name, identity, {**tags, "level": "group"}, None, DESCRIPTION) as group:
-        for seed, (cgn, of_cgn) in product(config.seeds, groups):
-            source: Source = teacher
-            if cgn is not None:
-                source = train_cgn(config.cgn(of_cgn[0], seed), real, teacher, tags, group)
-            remembering = Remembering(source)
-            for case in of_cgn:
-                final = run_case(config.of(case, seed), remembering, real, tags, group)
-                rows.append({**case.tags, "seed": seed, **final})
-        results = pd.DataFrame(rows)
-        table = table1_shape_im_figures.cells(results)
-        if not group.finished:
-            log_csv(group, "table_1", table)
-    print(Table("Table 1", table, (), ("protocol", "intervention"), "quantity").text.to_string())
-    print(*table1_shape_im_figures.verdict(results), sep="\n")
-    return results
-
-
-def train_cgn(
-    config: CGNConfig, real: RealImages, teacher: MNISTTeacher, tags: Mapping[str, object], group: run_module.Run
-) -> MNISTTeacher:
-    """Train the CGN of some cases unless that was done before; return it."""
-    device, store = runtime.setup(config.runtime), group.store
-    training = config.training
-    strength = "" if training.intervention_strength is None else f" {training.intervention_strength:g}"
-    name = f"CGN ({config.init}), {training.intervention}{strength}, seed {training.seed}"
-    own = {"level": "cgn", "init": config.init, "intervention": training.intervention, "seed": training.seed}
-    start = {"start": teacher.sha256 if config.init == "pretrained" else "scratch"}
-    with store.start(EXPERIMENT, config, name, start, {**tags, **own}, group, DESCRIPTION) as run:
-        if run.finished:
-            print(f"{name}: finished before (run {run.run_id}), skipped")
-        else:
-            trainer = CGNTrainer(training, real.training, start_of(teacher, config.init), device)
-            run.set_tags({"perceptual": trainer.perceptual})
-            train(trainer, run, config.runtime, lambda step: None, (), name)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "cgn.safetensors"
-                save_cgn(path, trainer.ema, {"dataset": config.dataset, "run": run.run_id})
-                run.log_file(path)
-    with store.artifact(run.run_id, "cgn.safetensors") as path:
-        return mnist_teacher(config.dataset, path, device, name, stand_in=teacher.stand_in)
-
-
-def run_case(
-    config: CaseConfig, source: Source, real: RealImages, tags: Mapping[str, object], group: run_module.Run
-) -> dict[str, float]:
-    """Train the classifiers of a case unless that was done before; return its final metrics."""
-    name = f"{config.case}, seed {config.seed}"
-    own = {**config.case.tags, "level": "case", "source": source.name, "seed": config.seed}
-    identity = {"source": source.sha256}
-    with group.store.start(EXPERIMENT, config, name, identity, {**tags, **own}, group, DESCRIPTION) as run:
-        if run.finished:
-            print(f"{name}: finished before (run {run.run_id}), skipped")
-            return run.final
-        start = time.perf_counter()
-        measured = measure(config, source, real, runtime.setup(config.runtime))
-        run.log_metrics("final", measured)
-        run.log_metrics("cost", {"seconds": time.perf_counter() - start})
-        pixels = samples(source, config.case, config.seed)
-        run.log_tensors("samples", pixels)
-        run.log_image("masks over images", grid([to_float(pixels["mask"]), to_float(pixels["images"])], scale=2), 0)
-        print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in measured.items()))
-    return measured
-
-
-def log_csv(run: run_module.Run, name: str, table: pd.DataFrame) -> None:
-    """Keep a table as `name.csv`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}.csv"
-        table.to_csv(path, index=False)
-        run.log_file(path)
+def plan(config: ShapeStudyConfig) -> Plan:
+    """Return a case for each reading and seed; those of a CGN that is trained here need its case."""
+    teacher = teacher_of(TeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
+    scope = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
+    changed = overrides(config, DEFAULTS[config.profile], scope)
+    paper = {"overrides": changed, "paper": "Sec. 4.5, Table 1"}
+    common = {"profile": config.profile, "dataset": config.dataset, **teacher.tags, **paper}
+    cases, cgns = [], dict[tuple, Case]()
+    for seed, reading in product(config.seeds, config.readings()):
+        cgn, key = config.cgn(reading, seed), (reading.cgn, seed)
+        if cgn is not None and key not in cgns:
+            told = {"intervention": cgn.training.intervention, "init": cgn.init}
+            strength = "" if cgn.training.intervention_strength is None else f" {cgn.training.intervention_strength:g}"
+            name = f"CGN ({cgn.init}), {cgn.training.intervention}{strength}, seed {seed}"
+            tags = {"kind": "cgn", **common, **told, "seed": seed}
+            seconds = 0.03 * cgn.training.steps
+            cgns[key] = Case(EXPERIMENT, name, cgn, make_modified_cgn, tags, teacher.needs, teacher.inputs, seconds)
+        own = config.reading(reading, seed)
+        trained = cgns.get(key)
+        tags = {"kind": "classifier", **common, **reading.tags, "seed": seed}
+        tags["source"] = trained.name if trained else teacher.tags["teacher"]
+        needs = {CGN: trained} if trained else teacher.needs
+        images = config.images * own.classifier.epochs + 2 * own.two_way_images * own.two_way.epochs
+        inputs, name = {} if trained else teacher.inputs, f"{reading}, seed {seed}"
+        seconds = 2 + 4.5e-4 * images
+        cases.append(Case(EXPERIMENT, name, own, make_reading, tags, needs, inputs, seconds, description=DESCRIPTION))
+    shown = ("train_accuracy", "valid_accuracy", "test_accuracy", "two_way_accuracy")
+    return Plan(cases, ("intervention", "strength", "when", "init", "labels", "seed"), shown, config.runtime)
 
 
 if __name__ == "__main__":
-    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
+    experiment.main(DEFAULTS, plan, __doc__)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Quantise images in [-1, 1] to 0..255."""
+    """Quantize images in [-1, 1] to 0..255."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

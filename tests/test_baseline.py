@@ -12,10 +12,9 @@ from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
 from analysis.frame import style
 from experiments import baseline_cgn_tinygan
 from skdcgn.cgn import baseline
-from skdcgn.cgn import teachers as cgn_teachers
-from skdcgn.cgn.baseline import TinyGANImageNetCGN
+from skdcgn.cgn.baseline import TinyGANImageNetCGN, UnconstrainedTeacher
 from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
-from skdcgn.cgn.teachers import ImageNetTeacher, UnconstrainedTeacher
+from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
 from skdcgn.data import labels as data_labels
 from skdcgn.data import miniature as miniature_data
@@ -30,6 +29,7 @@ from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches, RealBatches
+from skdcgn.training import state_digest
 
 ARCHITECTURE = replace(NATIVE_MNIST, width=4)
 
@@ -403,10 +403,8 @@ def test_parts_come_from_their_own_files_where_given(miniature: ImageNetCGN, tmp
     monkeypatch.setattr(baseline_cgn_tinygan_recipe, "CGN_256", MINIATURE)  # as if the files were full-sized
     torch.save(miniature.biggan_GT.state_dict(), tmp_path / "biggan.bin")
     torch.save(miniature.u2net.state_dict(), tmp_path / "u2net.pth")
-    parts = cgn_teachers.load_parts(
-        None, tmp_path / "biggan.bin", tmp_path / "u2net.pth", miniature=False, truncation=1.0
-    )
+    parts = baseline.load_parts(None, tmp_path / "biggan.bin", tmp_path / "u2net.pth", miniature=False, truncation=1.0)
     assert parts.teacher is None
     assert parts.reference.name == "biggan.bin"
     assert not parts.reference.stand_in
-    assert cgn_teachers.digest(parts.load_u2net()) == cgn_teachers.digest(miniature.u2net)
+    assert state_digest(parts.load_u2net().state_dict()) == state_digest(miniature.u2net.state_dict())

@@ -101,7 +101,7 @@ def test_both_steps_train_alike():
     loss = LossConfig(lambda_2=0.0)  # the two count every fifth step from different ends
     distiller = Distiller(generator, discriminator, iter(()), epoch_steps=10, config=config, loss=loss)
     before = {name: weight.detach().clone() for name, weight in generator.named_parameters()}
-    ours = distiller.update(batch)
+    ours = distiller.update((batch, None))
     training = PublishedTraining(published_generator, published_discriminator)
     theirs = training.update(batch.images, distillation_step.generator_inputs(batch, TINY), batch.labels)
     assert ours["discriminator"] == pytest.approx(theirs["discriminator"], rel=1e-3)

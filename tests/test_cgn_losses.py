@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skdcgn.cgn import losses
-from skdcgn.cgn.losses import CGNLossConfig, Rendered, cgn_terms
-from skdcgn.cgn.perceptual import StyleFeatures, gram_matrix, style_distance
+from skdcgn.cgn.losses import CGNLossConfig, Rendered, StyleFeatures, cgn_terms, gram_matrix, style_distance
 from skdcgn.errors import InputError
 from skdcgn.randomness import seeded, stream
 

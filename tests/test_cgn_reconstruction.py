@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from skdcgn.cgn import perceptual
 from skdcgn.cgn.baseline import TinyGANImageNetCGN
 from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
 from skdcgn.cgn.losses import CGNLossConfig
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer, render
 from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
+from skdcgn.data import weights
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 from skdcgn.randomness import seeded, stream
@@ -54,6 +54,10 @@ def states(cgn: nn.Module) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in cgn.state_dict().items()}
 
 
+def first_losses(config: ReconstructionConfig) -> dict[str, float]:
+    return next(ReconstructionTrainer(config, tinygans()).fit())[1]
+
+
 def test_only_the_three_generators_learn(make_cgn) -> None:
     cgn = make_cgn()
     before = states(cgn)
@@ -78,7 +82,7 @@ def test_published_baseline_normalises_by_the_batch() -> None:
     cgn = tinygans()
     before = states(cgn)
     trainer = ReconstructionTrainer(replace(CONFIG, batch_statistics=True, batch_size=1), cgn)
-    trainer.update()
+    trainer.update(next(trainer.batches()))
     after = states(cgn)
     changed = {key.split(".")[0] for key in after if "running_mean" in key and not torch.equal(after[key], before[key])}
     assert changed == {"f_shape", "f_text", "f_bg"}
@@ -93,7 +97,7 @@ def test_weights_move_once_an_update(make_cgn) -> None:
     moved = []
     for _ in range(6):
         before = [parameter.detach().clone() for parameter in parameters]
-        trainer.update()
+        trainer.update(next(trainer.batches()))
         moved.append(any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True)))
     assert moved == [False, False, True] * 2
 
@@ -103,17 +107,17 @@ def test_accumulated_gradient_is_the_mean_over_batches() -> None:
     gradients = []
     for trainer, step in ((first, 0), (second, 1)):
         trainer.step = step
-        trainer._optimisers = {}  # keep the gradients
-        trainer.update()
+        trainer._optimizers = []  # keep the gradients
+        trainer.update(next(trainer.batches()))
         gradients.append([parameter.grad for parameter in trainer.generators[Mechanism.SHAPE].parameters()])
-    both.update()
-    both.update()
+    both.update(next(both.batches()))
+    both.update(next(both.batches()))
     for a, b, parameter in zip(*gradients, both.generators[Mechanism.SHAPE].parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, (a + b) / 3, rtol=1e-3, atol=1e-5)
 
 
 def test_losses_are_reported_with_their_sum() -> None:
-    losses = ReconstructionTrainer(CONFIG, tinygans()).update()
+    losses = first_losses(CONFIG)
     terms = {"reconstruction", "perceptual", "texture", "binary", "mask_size", "background"}
     assert set(losses) <= terms | {"total"}
     assert losses["total"] == pytest.approx(sum(value for name, value in losses.items() if name != "total"), rel=1e-5)
@@ -167,9 +171,9 @@ def test_everything_comes_from_one_noise_and_label(make_cgn) -> None:
 def test_snapshots_do_not_disturb_training() -> None:
     plain, watched = (ReconstructionTrainer(CONFIG, biggans()) for _ in range(2))
     for _ in range(2):
-        plain.update()
+        plain.update(next(plain.batches()))
         watched.render(torch.zeros(1, 32), torch.zeros(1, dtype=torch.long))
-        watched.update()
+        watched.update(next(watched.batches()))
     assert all(torch.equal(a, b) for a, b in zip(states(plain.cgn).values(), states(watched.cgn).values(), strict=True))
 
 
@@ -177,11 +181,11 @@ def test_missing_vgg16_is_said_and_leaves_the_rest(monkeypatch: pytest.MonkeyPat
     def missing(name: str) -> None:
         raise InputError(f"{name} is not at hand.")
 
-    monkeypatch.setattr(perceptual.weights, "locate", missing)
+    monkeypatch.setattr(weights, "locate", missing)
     with pytest.warns(UserWarning, match="without a perceptual loss"):
         trainer = ReconstructionTrainer(replace(CONFIG, perceptual="vgg16"), tinygans())
     assert trainer.perceptual == "none"
-    assert not {"perceptual", "texture"} & set(trainer.update())
+    assert not {"perceptual", "texture"} & set(trainer.update(next(trainer.batches())))
 
 
 def test_defaults_are_cgns_own() -> None:
@@ -202,6 +206,6 @@ def test_impossible_trainings_are_refused(wrong: dict, words: str) -> None:
 def test_bf16_trains_as_well() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        losses = ReconstructionTrainer(replace(CONFIG, precision="bf16"), tinygans()).update()
-    exact = ReconstructionTrainer(CONFIG, tinygans()).update()
+        losses = first_losses(replace(CONFIG, precision="bf16"))
+    exact = first_losses(CONFIG)
     assert losses["reconstruction"] == pytest.approx(exact["reconstruction"], rel=0.1, abs=1.0)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from skdcgn.cgn import adversarial
+from skdcgn.cgn import losses as cgn_losses
 from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainer, CGNTrainingConfig
 from skdcgn.cgn.baseline import TinyGANCGN
 from skdcgn.cgn.mnist import CGN, UpsampledConv2d
@@ -27,7 +27,8 @@ from skdcgn.randomness import seeded
 from skdcgn.tinygan.networks import TinyGANConfig
 
 TINY = CGNTrainingConfig(steps=6, batch_size=4, texture_every=2, texture_warmup=2, perceptual="random")
-GENERATOR_WEIGHTS = ("adversarial", "binary", "frame", "colour", "style")
+GENERATOR_WEIGHTS = {name: name for name in ("adversarial", "binary", "frame", "style")} | {"color": "colour"}
+"""The name of each weight in the config, and of its loss."""
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +85,19 @@ def after_two_updates(config: CGNTrainingConfig, data: TensorSet) -> tuple[torch
 @pytest.mark.parametrize("name", GENERATOR_WEIGHTS)
 def test_each_weight_changes_the_gradient(name: str, digits: TensorSet) -> None:
     weights_as_is, losses = after_two_updates(TINY, digits)
-    assert losses[name] > 0
+    assert losses[GENERATOR_WEIGHTS[name]] > 0
     for factor in (0.0, 2.0):
         changed = dataclasses.replace(TINY, **{name: factor * getattr(TINY, name)})
         changed_weights, changed_losses = after_two_updates(changed, digits)
         assert not torch.equal(changed_weights, weights_as_is)
-        assert (name in changed_losses) == (factor > 0)
+        assert (GENERATOR_WEIGHTS[name] in changed_losses) == (factor > 0)
 
 
 def test_losses_scale_with_their_weights(digits: TensorSet) -> None:
     terms = CGNTrainer(TINY, digits).update(batch(digits))
     doubled = CGNTrainer(dataclasses.replace(TINY, binary=2 * TINY.binary), digits).update(batch(digits))
     assert doubled["binary"] == pytest.approx(2 * terms["binary"])
-    assert terms.keys() == {*GENERATOR_WEIGHTS, "discriminator_real", "discriminator_generated"}
+    assert terms.keys() == {*GENERATOR_WEIGHTS.values(), "discriminator_real", "discriminator_generated"}
 
 
 @pytest.mark.parametrize("variant", [{}, {"discriminator": "conv", "paired_labels": False, "intervention": "noise"}])
@@ -160,17 +161,19 @@ def test_starts_from_a_given_cgn_without_touching_it(digits: TensorSet) -> None:
     cgn = CGN()
     original = copy.deepcopy(cgn.state_dict())
     trainer = CGNTrainer(TINY, digits, cgn)
-    assert states_equal(trainer.ema.state_dict(), original)
+    assert states_equal(trainer.result.state_dict(), original)
     trainer.update(batch(digits))
     assert states_equal(cgn.state_dict(), original)
     assert not states_equal(trainer.cgn.state_dict(), original)
-    assert not states_equal(trainer.ema.state_dict(), original)
+    assert not states_equal(trainer.result.state_dict(), original)
 
 
-def test_schedule() -> None:
-    config = CGNTrainingConfig(steps=100, lr=1.0, decay_from=0.5)
-    assert [config.lr_at(step) for step in (0, 50, 75, 99)] == pytest.approx([1, 1, 0.5, 0.02])
-    assert PUBLISHED.lr_at(PUBLISHED.steps - 1) == PUBLISHED.lr
+def test_learning_rate_falls_after_a_fraction_of_the_steps(digits: TensorSet) -> None:
+    for decay_from, factors in ((0.5, [1, 1, 1, 2 / 3, 1 / 3, 0]), (1.0, [1] * 6)):
+        trainer = CGNTrainer(dataclasses.replace(TINY, decay_from=decay_from), digits)
+        rates = [trainer._optimizer.param_groups[0]["lr"] for _ in trainer.fit()]  # of the next step
+        assert rates == pytest.approx([TINY.lr * factor for factor in factors])
+    assert PUBLISHED.decay_from == 1
 
 
 def test_missing_vgg16_is_said(digits: TensorSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,19 +206,19 @@ def test_mask_losses_by_hand() -> None:
     assert PUBLISHED.binary * math.log(2) == pytest.approx(0.3)  # the authors' weight is for an entropy in bits
     framed = torch.ones(2, 1, 6, 6)
     framed[:, :, 1:-1, 1:-1] = 0
-    assert adversarial.mask_on_frame(framed, width=1) == 1
-    assert adversarial.mask_on_frame(framed, width=2) == pytest.approx(20 / 32)
-    assert adversarial.mask_on_frame(1 - framed, width=1) == 0
+    assert cgn_losses.mask_on_frame(framed, width=1) == 1
+    assert cgn_losses.mask_on_frame(framed, width=2) == pytest.approx(20 / 32)
+    assert cgn_losses.mask_on_frame(1 - framed, width=1) == 0
 
 
-def test_colour_distance_sees_amounts_and_not_places() -> None:
+def test_color_distance_sees_amounts_and_not_places() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 8, 8, generator=generator)
-    assert adversarial.colour_distance(images, images.roll(3, dims=3)) == 0
-    assert adversarial.colour_distance(images, images + 0.25) == pytest.approx(0.25)
+    assert cgn_losses.color_distance(images, images.roll(3, dims=3)) == 0
+    assert cgn_losses.color_distance(images, images + 0.25) == pytest.approx(0.25)
     inverted = images.clone()
     inverted[:] = images.amax(dim=(2, 3), keepdim=True)
-    assert adversarial.colour_distance(images, inverted) > 0.3
+    assert cgn_losses.color_distance(images, inverted) > 0.3
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ def test_command_writes_a_teacher(tmp_path) -> None:
     path = tmp_path / "cgn.safetensors"
     config = dataclasses.replace(TINY, perceptual="none")
     classifier = ClassifierConfig(epochs=1)
-    train_cgn.main(train_cgn.Command(path, "digits", training=config, counterfactuals=100, classifier=classifier))
+    train_cgn.main(train_cgn.Config(path, "digits", training=config, counterfactuals=100, classifier=classifier))
     CGN().load_state_dict(load_file(path))
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -261,15 +264,15 @@ def test_trains_a_cgn_whose_mechanisms_are_tinygans(digits: TensorSet) -> None:
     )
     assert all(network.grad is not None for network in trainer.cgn.network(Mechanism.SHAPE).fc.parameters())
     labels = torch.arange(10)
-    mask = trainer.ema(Mechanism.SHAPE, torch.zeros(10, 32), labels)
+    mask = trainer.result(Mechanism.SHAPE, torch.zeros(10, 32), labels)
     assert mask.shape == (10, 1, 32, 32)
     assert mask.min() >= 1e-4
     assert mask.max() <= 1 - 1e-4
-    assert trainer.ema(Mechanism.TEXTURE, torch.zeros(10, 32), labels).shape == (10, 3, 32, 32)
+    assert trainer.result(Mechanism.TEXTURE, torch.zeros(10, 32), labels).shape == (10, 3, 32, 32)
 
 
-def test_smoke_training_learns_the_colours(digits: TensorSet) -> None:
-    """Seconds suffice for the composite's colours to follow the label."""
+def test_smoke_training_learns_the_colors(digits: TensorSet) -> None:
+    """Seconds suffice for the composite's colors to follow the label."""
     trainer = CGNTrainer(CGNTrainingConfig(steps=40), digits)
     losses = [terms for _, terms in trainer.fit()]
     assert all(math.isfinite(value) for terms in losses for value in terms.values())

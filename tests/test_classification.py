@@ -12,11 +12,19 @@ from torch.nn import functional as F
 from skdcgn.classifiers import features as classifier_features
 from skdcgn.classifiers import invariant
 from skdcgn.classifiers.features import load_feature_network
-from skdcgn.classifiers.invariant import ClassifierConfig, Evaluation, evaluate, fit, new_classifier, train_classifier
+from skdcgn.classifiers.invariant import (
+    ClassifierConfig,
+    ClassifierTrainer,
+    Evaluation,
+    evaluate,
+    new_classifier,
+    trained_classifier,
+)
 from skdcgn.classifiers.networks import InvariantCNN
-from skdcgn.commands.feature_network import FeatureConfig, main
+from skdcgn.commands import feature_network
 from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.errors import InputError
+from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.images import to_float
 from skdcgn.measure.cost import parameters
 from skdcgn.randomness import stream
@@ -103,26 +111,26 @@ def test_a_perfect_evaluation() -> None:
 
 def test_a_two_way_task_is_learned() -> None:
     images, labels = pixels(512)
-    model = train_classifier(images[:256], labels[:256], ClassifierConfig(epochs=3, batch_size=16), num_classes=2)
+    model = trained_classifier(images[:256], labels[:256], ClassifierConfig(epochs=3, batch_size=16), num_classes=2)
     assert not model.training
     assert evaluate(model, images[256:], labels[256:]).accuracy > 0.98
 
 
 def test_training_reports_each_epoch() -> None:
     images, labels = pixels(100)  # not a multiple of the batch size
-    model = new_classifier(2, seed=0)
+    trainer = ClassifierTrainer(images, labels, ClassifierConfig(epochs=3, batch_size=16), 0, num_classes=2)
     reports = []
-    for epoch, measured in fit(model, images, labels, ClassifierConfig(epochs=3, batch_size=16), seed=0):
-        assert not model.training  # ready to be evaluated between two epochs
+    for epoch, measured in trainer.fit():
+        assert not trainer.model.training  # ready to be evaluated between two epochs
         reports.append((epoch, measured))
     assert [epoch for epoch, _ in reports] == [1, 2, 3]
     assert reports[-1][1]["loss"] < reports[0][1]["loss"]
     assert reports[-1][1]["accuracy"] > 0.9
 
 
-def test_biased_digits_teach_the_colour_and_not_the_shape() -> None:
+def test_biased_digits_teach_the_color_and_not_the_shape() -> None:
     training, test = make_dataset("digits", "train", seed=0, limit=400), make_dataset("digits", "test", seed=0)
-    model = train_classifier(training.pixels, training.labels, ClassifierConfig(epochs=4, batch_size=16))
+    model = trained_classifier(training.pixels, training.labels, ClassifierConfig(epochs=4, batch_size=16))
     assert evaluate(model, training.pixels, training.labels).accuracy > 0.98
     assert evaluate(model, test.pixels, test.labels).accuracy < 0.3
 
@@ -130,21 +138,32 @@ def test_biased_digits_teach_the_colour_and_not_the_shape() -> None:
 def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
     images, labels = pixels(64)
     before = torch.get_rng_state()
-    first = train_classifier(images, labels, BRIEF, seed=3, num_classes=2)
+    first = trained_classifier(images, labels, BRIEF, seed=3, num_classes=2)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(1)
-    assert same_weights(first, train_classifier(images, labels, BRIEF, seed=3, num_classes=2))
+    assert same_weights(first, trained_classifier(images, labels, BRIEF, seed=3, num_classes=2))
     assert same_weights(new_classifier(2, seed=3), new_classifier(2, seed=3))
     assert not same_weights(new_classifier(2, seed=3), new_classifier(2, seed=4))
-    other_order = new_classifier(2, seed=3)
-    list(fit(other_order, images, labels, BRIEF, seed=4))
-    assert not same_weights(first, other_order)
+
+
+def test_a_resumed_training_ends_the_same(tmp_path: Path) -> None:
+    images, labels = pixels(100)
+    whole, first, second = (
+        ClassifierTrainer(images, labels, ClassifierConfig(epochs=4, batch_size=16), 3, num_classes=2) for _ in range(3)
+    )
+    expected = dict(whole.fit())
+    seen = dict(next(first.fit()) for _ in range(2))
+    save_checkpoint(tmp_path / "checkpoint.pt", first.state_dict())
+    second.load_state_dict(load_checkpoint(tmp_path / "checkpoint.pt"))
+    assert seen | dict(second.fit()) == expected
+    assert same_weights(whole.model, second.model)
 
 
 def test_gamma_scales_the_learning_rate_after_each_epoch() -> None:
     images, labels = pixels(64)
     models = (
-        train_classifier(images, labels, ClassifierConfig(epochs=epochs, gamma=0.0), num_classes=2) for epochs in (1, 3)
+        trained_classifier(images, labels, ClassifierConfig(epochs=epochs, gamma=0.0), num_classes=2)
+        for epochs in (1, 3)
     )
     one, three = (torch.cat([parameter.flatten() for parameter in model.parameters()]) for model in models)
     assert torch.equal(one, three)
@@ -152,8 +171,8 @@ def test_gamma_scales_the_learning_rate_after_each_epoch() -> None:
 
 def test_pixels_and_floats_train_alike() -> None:
     images, labels = pixels(64)
-    from_pixels = train_classifier(images, labels, BRIEF, num_classes=2)
-    from_floats = train_classifier(to_float(images), labels, BRIEF, num_classes=2)
+    from_pixels = trained_classifier(images, labels, BRIEF, num_classes=2)
+    from_floats = trained_classifier(to_float(images), labels, BRIEF, num_classes=2)
     assert same_weights(from_pixels, from_floats)
     assert torch.equal(
         evaluate(from_pixels, images, labels).confusion, evaluate(from_floats, to_float(images), labels).confusion
@@ -163,7 +182,7 @@ def test_pixels_and_floats_train_alike() -> None:
 def test_precision_changes_little() -> None:
     images, labels = pixels(64)
     fp32, bf16 = (
-        train_classifier(images, labels, ClassifierConfig(epochs=1, precision=precision), num_classes=2)
+        trained_classifier(images, labels, ClassifierConfig(epochs=1, precision=precision), num_classes=2)
         for precision in ("fp32", "bf16")
     )
     assert not same_weights(fp32, bf16)
@@ -176,10 +195,10 @@ def test_precision_changes_little() -> None:
 )
 def test_bad_sets_are_told(count: int, labels: list[int], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        train_classifier(torch.zeros(count, 3, 8, 8), torch.tensor(labels), BRIEF, num_classes=2)
+        trained_classifier(torch.zeros(count, 3, 8, 8), torch.tensor(labels), BRIEF, num_classes=2)
 
 
-def test_feature_network_reads_shapes_whatever_their_colour() -> None:
+def test_feature_network_reads_shapes_whatever_their_color() -> None:
     network = load_feature_network()
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -196,7 +215,7 @@ def test_feature_network_is_as_good_as_its_file_says(data_dir: Path) -> None:
     with safetensors.safe_open(file, "pt") as opened:
         stated = float(opened.metadata()["test_accuracy"])
     data = make_dataset("double_colored", "test", seed=0, root=data_dir, limit=2500)
-    # A tenth of the digits have the colour of their background: about 0.91 is the best one can do.
+    # A tenth of the digits have the color of their background: about 0.91 is the best one can do.
     assert 0.88 < stated < 0.92
     accuracy = evaluate(load_feature_network(), data.pixels, data.labels).accuracy
     assert accuracy == pytest.approx(stated, abs=0.02)  # three standard errors
@@ -209,9 +228,9 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked.append((dataset, split, biased))
         return make_dataset("digits", split, seed, biased, limit=32)
 
-    monkeypatch.setattr(invariant, "make_dataset", digits)
+    monkeypatch.setattr(feature_network, "make_dataset", digits)
     out = tmp_path / "features.safetensors"
-    accuracy = main(FeatureConfig(out=out, classifier=BRIEF, device="cpu"))
+    accuracy = feature_network.main(feature_network.Config(out=out, classifier=BRIEF, device="cpu"))
     assert asked == [("double_colored", "train", False), ("double_colored", "test", None)]
     with safetensors.safe_open(out, "pt") as file:
         metadata = file.metadata()
@@ -225,5 +244,5 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_package_without_the_feature_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier_features, "FEATURE_NETWORK", "absent.safetensors")
-    with pytest.raises(InputError, match=r"absent\.safetensors.*python -m skdcgn\.classification"):
+    with pytest.raises(InputError, match=r"absent\.safetensors.*python -m skdcgn feature-network"):
         load_feature_network()

@@ -60,7 +60,7 @@ def test_each_network_is_moved_by_its_own_step_only(random_teacher: MNISTTeacher
     """The student's update must not leak into the discriminator: its weights move by the hinge loss alone."""
     distiller = _distiller(random_teacher)
     reference = _distiller(random_teacher, replace(FULL_LOSS, feature=7.0))
-    batch = next(FreshBatches(random_teacher, Mechanism.TEXTURE, 8, stream(1, "batch")))
+    batch = next(FreshBatches(random_teacher, Mechanism.TEXTURE, 8, stream(1, "batch"))), None
     distiller.update(batch)
     reference.update(batch)
     moved = getattr(distiller, term).state_dict()
@@ -95,7 +95,7 @@ def test_schedule_warms_up_and_ends_near_zero(random_teacher: MNISTTeacher) -> N
     distiller = _distiller(random_teacher, config=replace(CONFIG, steps=40, warmup=4))
     rates = []
     for _ in distiller.fit():
-        rates.append(distiller._schedule.get_last_lr()[0])
+        rates.append(distiller._optimizer.param_groups[0]["lr"])
     assert max(rates) == pytest.approx(CONFIG.learning_rate, rel=0.05)
     assert rates.index(max(rates)) <= 5
     assert rates[-1] < 0.01 * CONFIG.learning_rate

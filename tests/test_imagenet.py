@@ -54,7 +54,7 @@ def test_renders_in_range_whatever_the_batch(
     low, high = (MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else (-1, 1)
     assert low <= output.min() <= output.max() <= high
     assert torch.equal(output, teacher.render(mechanism, noise, labels))
-    monkeypatch.setattr(cgn_teachers, "_PIXELS", 2 * 32**2)  # two images at a time
+    monkeypatch.setattr(cgn_teachers, "images_at_once", lambda resolution: 2)
     torch.testing.assert_close(output, teacher.render(mechanism, noise, labels), rtol=1e-4, atol=1e-5)
 
 

@@ -114,7 +114,7 @@ def test_outputs_are_balanced_and_repeat(random_teacher: MNISTTeacher) -> None:
 
 
 def test_a_source_is_measured_beside_its_teacher(random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_features.metrics, "latency_ms", lambda *_, **__: 4.0)
+    monkeypatch.setattr(image_features.cost, "latency_ms", lambda *_, **__: 4.0)
     extract = extractor(32)
     real = torch.rand(70, 3, 32, 32, generator=stream(0, "real")) * 2 - 1
     measured = measure_source(random_teacher, random_teacher, extract, 7, real=real)

@@ -1,11 +1,24 @@
-"""Composition, interventions and the patch shuffle."""
+"""Composition, interventions, the patch shuffle, noise priors, and rendering all of it."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism, compose, intervene, shuffle_patches
+from skdcgn.cgn.imagenet import truncated_noise
+from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.errors import InputError
+from skdcgn.mechanisms import (
+    MASK_EPSILON,
+    Mechanism,
+    NoisePrior,
+    compose,
+    draw_shifts,
+    intervene,
+    render_composed,
+    shift_patches,
+    shuffle_patches,
+)
 from skdcgn.randomness import stream
 
 
@@ -46,7 +59,7 @@ def test_shuffle_is_seeded_and_differs_between_images() -> None:
     assert len({tuple(image.flatten().tolist()) for image in first}) > 8
 
 
-def test_masks_map_to_grey_images_and_back() -> None:
+def test_masks_map_to_gray_images_and_back() -> None:
     mask = torch.rand(2, 1, 4, 4, generator=stream(0, "mask"))
     image = Mechanism.SHAPE.to_image(mask, 3)
     assert image.shape == (2, 3, 4, 4)
@@ -91,3 +104,49 @@ def test_the_published_rotation_run_keeps_the_factor_of_transparency() -> None:
     both = intervene(mask, "rotation_transparency", stream(2, "rotation"))
     assert both.max() <= 0.75
     assert torch.allclose(both, (0.75 * rotated).clamp_min(MASK_EPSILON), atol=MASK_EPSILON)
+
+
+def test_priors_draw_what_their_teachers_do() -> None:
+    normal = NoisePrior().sample(6, 5, stream(0, "noise"))
+    assert torch.equal(normal, torch.randn(6, 5, generator=stream(0, "noise")))
+    truncated = NoisePrior(0.4).sample(6, 5, stream(0, "noise"))
+    assert torch.equal(truncated, truncated_noise(6, 5, 0.4, stream(0, "noise")))
+    assert truncated.abs().max() <= 0.8
+
+
+@pytest.mark.parametrize("truncation", [0.0, -1.0, 1.1])
+def test_impossible_priors_are_told(truncation: float) -> None:
+    with pytest.raises(InputError, match=r"must lie in \(0, 1\]"):
+        NoisePrior(truncation)
+
+
+def test_shifts_drawn_beforehand_shuffle_as_the_shuffle_does() -> None:
+    images = torch.rand(5, 3, 8, 8, generator=stream(0, "images"))
+    shifted = shift_patches(images, draw_shifts(5, 8, stream(1, "shuffle")))
+    assert torch.equal(shifted, shuffle_patches(images, stream(1, "shuffle")))
+    assert torch.equal(shift_patches(images, torch.zeros(5, 2, dtype=torch.long)), images)
+
+
+def test_rendering_composes_what_the_source_renders(random_teacher: MNISTTeacher) -> None:
+    labels = {m: torch.arange(4) + offset for offset, m in enumerate(Mechanism)}
+    noise = {m: random_teacher.sample_noise(4, stream(0, m)) for m in Mechanism}
+    shifts = {Mechanism.TEXTURE: draw_shifts(4, 32, stream(0, "shifts"))}
+    mask, texture, background = (random_teacher.render(m, noise[m], labels[m]) for m in Mechanism)
+    texture = shift_patches(texture, shifts[Mechanism.TEXTURE])
+    modified = intervene(mask, "noise", stream(0, "mask"), 0.5)
+    drawn = render_composed(random_teacher, noise, labels, shifts, "noise", stream(0, "mask"), 0.5)
+    for left, right in zip(drawn[2:], (modified, texture, background), strict=True):
+        assert torch.equal(left, right)
+    assert torch.equal(drawn.images, compose(modified, texture, background))
+    assert all(torch.equal(drawn.labels[m], labels[m]) for m in Mechanism)
+    assert render_composed(random_teacher, noise, labels, resolution=16).images.shape == (4, 3, 16, 16)
+
+
+def test_a_mask_serves_several_images_in_a_row(random_teacher: MNISTTeacher) -> None:
+    counts = {Mechanism.SHAPE: 2, Mechanism.TEXTURE: 6, Mechanism.BACKGROUND: 6}
+    noise = {m: random_teacher.sample_noise(count, stream(0, m)) for m, count in counts.items()}
+    drawn = render_composed(random_teacher, noise, {m: torch.arange(count) for m, count in counts.items()})
+    assert drawn.labels[Mechanism.SHAPE].tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(drawn.mask[0], drawn.mask[2])
+    assert not torch.equal(drawn.mask[2], drawn.mask[3])
+    assert torch.equal(drawn.images, compose(*drawn[2:]))

@@ -17,7 +17,7 @@ from skdcgn.tinygan.published import load_published_discriminator, load_publishe
 
 
 def random_values(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Values that no activation or normalisation blows up or wipes out."""
+    """Values that no activation or normalization blows up or wipes out."""
     generator = stream(0, "checkpoint")
     state = {}
     for key, shape in shapes.items():
@@ -71,7 +71,7 @@ def their_images(state: dict[str, Tensor], noise: Tensor, labels: Tensor) -> Ten
         groups = len(weight) if weight.shape[1] == 1 and x.shape[1] > 1 else 1
         return F.conv2d(x, weight, state[f"{name}.bias"], padding=padding, groups=groups)
 
-    def normalise(name: str, x: Tensor) -> Tensor:
+    def normalize(name: str, x: Tensor) -> Tensor:
         plain = F.batch_norm(x, state[f"{name}.bn.running_mean"], state[f"{name}.bn.running_var"])
         affine = F.linear(condition, state[f"{name}.embed.weight"], state[f"{name}.embed.bias"])
         gamma, beta = affine[:, :, None, None].chunk(2, dim=1)
@@ -86,9 +86,9 @@ def their_images(state: dict[str, Tensor], noise: Tensor, labels: Tensor) -> Ten
     x = x.view(len(noise), widest, *[math.isqrt(x.shape[1] // widest)] * 2)
     for block in range(len({key.split(".")[1] for key in state if key.startswith("blocks.")})):
         name = f"blocks.{block}"
-        h = upsample(F.relu(normalise(f"{name}.cbn0", x)))
+        h = upsample(F.relu(normalize(f"{name}.cbn0", x)))
         h = convolve(f"{name}.pw_conv1", convolve(f"{name}.dw_conv1", h, 1))
-        h = F.relu(normalise(f"{name}.cbn1", h))
+        h = F.relu(normalize(f"{name}.cbn1", h))
         h = convolve(f"{name}.pw_conv2", convolve(f"{name}.dw_conv2", h, 1))
         x = h + convolve(f"{name}.c_sc", upsample(x))
     x = F.relu(F.batch_norm(x, state["bn.running_mean"], state["bn.running_var"], state["bn.weight"], state["bn.bias"]))
@@ -184,9 +184,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({key: value for key, value in state.items() if "pw_conv2" not in key}, tmp_path / "partial.pt")
     torch.save(state | {"more": torch.zeros(1)}, tmp_path / "more.pt")
     for name, words in {
-        "missing.tar": "no checkpoint at",
+        "missing.tar": "no weight file",
         "page.tar": "cannot be read",
-        "list.tar": "holds no network",
+        "list.tar": "something else than a dictionary",
         "other.pt": "no TinyGAN generator",
         "partial.pt": "do not fit",
         "more.pt": "do not fit",

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.cgn.teachers import MNISTTeacher, miniature, mnist_teacher
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.labels import balanced_labels
 from skdcgn.errors import InputError
 from skdcgn.images import to_float, to_uint8
-from skdcgn.mechanisms import Mechanism, compose
+from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, compose
 from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches, draw_records
@@ -54,7 +54,7 @@ def test_published_pairing_is_wrong_for_texture_and_right_for_shape(random_teach
     for mechanism in Mechanism:
         records = draw_records(random_teacher, mechanism, labels, stream(0, "published"), published_code=True)
         assert records.images.shape == (20, 3, 64, 64)
-        assert records.images.flatten(1).min(dim=1).values.max() < -0.7  # normalised per image
+        assert records.images.flatten(1).min(dim=1).values.max() < -0.7  # normalized per image
         assert records.images.flatten(1).max(dim=1).values.min() > 0.7
         output = mechanism.to_image(random_teacher.render(mechanism, records.noise, labels), 3)
         rendered = output.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -76,9 +76,20 @@ def test_uint8_round_trip() -> None:
     assert torch.allclose(to_float(to_uint8(images)), images, atol=1e-6)
 
 
-def _students() -> dict[Mechanism, TinyGANGenerator]:
+def _students(prior: NoisePrior = NORMAL) -> dict[Mechanism, TinyGANGenerator]:
     with seeded(0, "students"):
-        return {mechanism: TinyGANGenerator(NATIVE_MNIST.for_mechanism(mechanism)) for mechanism in Mechanism}
+        return {m: TinyGANGenerator(NATIVE_MNIST.for_mechanism(m), prior=prior) for m in Mechanism}
+
+
+def test_students_draw_their_teachers_noise(random_teacher: MNISTTeacher) -> None:
+    teachers = random_teacher, miniature(stream(0, "miniature"))
+    composed = [SKDCGN(_students(teacher.prior)) for teacher in teachers]
+    for teacher, skdcgn in zip(teachers, composed, strict=True):
+        assert torch.equal(skdcgn.sample_noise(9, stream(0, "z")), teacher.sample_noise(9, stream(0, "z")))
+    assert composed[0].sha256 != composed[1].sha256
+    mixed = {**_students(), Mechanism.SHAPE: _students(NoisePrior(0.5))[Mechanism.SHAPE]}
+    with pytest.raises(InputError, match="differ in resolution, noise or classes"):
+        SKDCGN(mixed)
 
 
 def test_students_and_teacher_are_interchangeable_sources(random_teacher: MNISTTeacher) -> None:

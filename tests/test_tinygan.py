@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from skdcgn.cgn.mnist import CGN
 from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
 from skdcgn.tinygan.networks import (
     NATIVE_MNIST,
@@ -104,13 +104,23 @@ def test_conditional_batch_norm_starts_as_plain_batch_norm() -> None:
         assert block.norm1.affine.weight.std() < 0.05
 
 
-def test_save_and_load_gives_the_same_student(tmp_path: Path) -> None:
-    generator = TinyGANGenerator(replace(NATIVE_MNIST, width=4)).eval()
+@pytest.mark.parametrize("prior", [NoisePrior(), NoisePrior(0.5)])
+def test_save_and_load_gives_the_same_student(tmp_path: Path, prior: NoisePrior) -> None:
+    generator = TinyGANGenerator(replace(NATIVE_MNIST, width=4), prior=prior).eval()
     save_generator(generator, tmp_path)
     loaded = load_generator(tmp_path)
     noise, labels = torch.randn(3, 32, generator=stream(0, "z")), torch.tensor([1, 2, 3])
     assert loaded.config == generator.config
+    assert loaded.prior == prior
     assert torch.equal(loaded(noise, labels), generator(noise, labels))
+
+
+def test_a_student_of_before_the_priors_has_the_normal_one(tmp_path: Path) -> None:
+    save_generator(TinyGANGenerator(replace(NATIVE_MNIST, width=4), prior=NoisePrior(0.5)), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("prior") == {"truncation": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_generator(tmp_path).prior == NoisePrior()
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "other"])
@@ -134,7 +144,7 @@ def test_class_embedding_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_biggan_class_embedding_initialises_the_published_student(data_dir: Path) -> None:
+def test_biggan_class_embedding_initializes_the_published_student(data_dir: Path) -> None:
     embedding = load_class_embedding(data_dir / "biggan" / "tinygan_class_embeddings.npy", PUBLISHED_MNIST)
     generator = TinyGANGenerator(PUBLISHED_MNIST, embedding)
     assert torch.equal(generator.class_embedding.weight.detach(), embedding)
@@ -147,7 +157,7 @@ def test_impossible_sizes_are_refused() -> None:
         TinyGANConfig(class_rows=5)
 
 
-def test_discriminator_is_spectrally_normalised() -> None:
+def test_discriminator_is_spectrally_normalized() -> None:
     discriminator = TinyGANDiscriminator(NATIVE_MNIST, width=4)
     for _ in range(30):  # power iterations
         discriminator(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))

@@ -1,29 +1,45 @@
-"""TinyGAN (Chang and Lu, 2020; paper Sec. A.2): the student generator and its projection discriminator.
+"""The paper's baseline: CGNs whose mechanisms are TinyGANs, trained without a teacher, and what they start from.
 
-One generator and one discriminator cover every setting: the published ones (64x64 for MNIST, 256x256 for ImageNet)
-and the right-sized native 32x32 student. Images are in [-1, 1].
+For MNIST a `TinyGANCGN` learns adversarially (`cgn.adversarial`). For ImageNet a `TinyGANImageNetCGN` starts as four
+copies of a TinyGAN, distilled from the unconstrained BigGAN, and learns by reconstruction (`cgn.reconstruction`).
 """
 
 import copy
 import dataclasses
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
+from pytorch_pretrained_biggan import BigGAN
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skdcgn.cgn.imagenet import FROZEN, GENERATORS, PARTS_OF, GeneratorName
+from skdcgn.cgn.imagenet import (
+    CGN_256,
+    FROZEN,
+    GENERATORS,
+    Architecture,
+    FourGenerators,
+    GeneratorName,
+    ImageNetCGN,
+    Part,
+)
+from skdcgn.cgn.mnist import MechanismNetworks
+from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, in_chunks, miniature_teacher
 from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
+from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior, Source
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
+from skdcgn.training import state_digest
 
 
-class TinyGANCGN(nn.Module):
+class TinyGANCGN(MechanismNetworks):
     """A CGN whose mechanisms are three TinyGAN generators, to be trained without a teacher: the paper's baseline."""
 
     def __init__(self, config: TinyGANConfig) -> None:
@@ -38,12 +54,12 @@ class TinyGANCGN(nn.Module):
         return self.generators[mechanism.value]
 
     def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Run one mechanism, with inputs and outputs like those of `cgn_mnist.CGN`."""
+        """Run one mechanism; see `MechanismNetworks.forward`."""
         output = mechanism.from_image(self.network(mechanism)(noise, labels))
         return output.clamp(MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else output
 
 
-class TinyGANImageNetCGN(nn.Module):
+class TinyGANImageNetCGN(FourGenerators):
     """An ImageNet CGN with TinyGANs in place of BigGANs; its parts have the names of `ImageNetCGN`'s.
 
     Args:
@@ -53,7 +69,7 @@ class TinyGANImageNetCGN(nn.Module):
 
     def __init__(self, architecture: TinyGANConfig, u2net_widths: Widths = FULL_WIDTHS) -> None:
         super().__init__()
-        self.architecture, self.u2net_widths = architecture, u2net_widths
+        self.architecture = architecture
         for name in GENERATORS:
             self.add_module(name, TinyGANGenerator(architecture).requires_grad_(name not in FROZEN))
         self.u2net = U2Net(u2net_widths).requires_grad_(False)
@@ -63,32 +79,15 @@ class TinyGANImageNetCGN(nn.Module):
     def of(cls, tinygan: TinyGANGenerator, u2net: U2Net) -> Self:
         """Return the CGN that training starts from: four times one TinyGAN, and a trained U²-Net."""
         with torch.device("meta"):
-            cgn = cls(tinygan.config, _widths(u2net))
+            cgn = cls(tinygan.config, u2net.widths)
         for name in GENERATORS:
             cgn.get_submodule(name).load_state_dict(copy.deepcopy(tinygan.state_dict()), assign=True)
             cgn.get_submodule(name).requires_grad_(name not in FROZEN)
         cgn.u2net.load_state_dict(u2net.state_dict(), assign=True)
         return cgn
 
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode, except for the frozen networks: they always stay in evaluation mode."""
-        super().train(mode)
-        for name in FROZEN:
-            self.get_submodule(name).eval()
-        return self
-
-    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run one mechanism, with inputs and outputs like those of `ImageNetCGN.forward`."""
-        name, *saliency = PARTS_OF[mechanism]
-        image = self.generate(name, noise, labels, truncation)
-        return self.u2net(image).float().clamp(MASK_EPSILON, 1 - MASK_EPSILON) if saliency else image
-
-    def unconstrained(self, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run the unconstrained TinyGAN, the reconstruction target: (B, 3, H, W) in [-1, 1]."""
-        return self.generate("biggan_GT", noise, labels, truncation)
-
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run one of the four generators: (B, 3, H, W) in [-1, 1]. A TinyGAN has no use for the truncation."""
+        """Run one of the four generators; see `FourGenerators.generate`. A TinyGAN has no use for the truncation."""
         del truncation
         return self.get_submodule(name)(noise, labels)
 
@@ -97,7 +96,7 @@ def save_baseline(path: Path, cgn: TinyGANImageNetCGN) -> None:
     """Write a baseline's weights, with its architecture as metadata."""
     metadata = {
         "architecture": json.dumps(dataclasses.asdict(cgn.architecture)),
-        "u2net_widths": json.dumps(cgn.u2net_widths),
+        "u2net_widths": json.dumps(cgn.u2net.widths),
     }
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in cgn.state_dict().items()}
     with atomic_path(path) as temporary:
@@ -122,8 +121,119 @@ def load_baseline(path: Path) -> TinyGANImageNetCGN:
     return cgn.eval()
 
 
-def _widths(u2net: U2Net) -> Widths:
-    """Read the sizes of a U²-Net off its stages, each of which leads from its first to its last convolution."""
-    stages = [*(f"stage{level}" for level in range(1, 7)), *(f"stage{level}d" for level in range(5, 0, -1))]
-    blocks = [u2net.get_submodule(stage) for stage in stages]
-    return tuple((block.rebnconv1.conv_s1.out_channels, block.rebnconvin.conv_s1.out_channels) for block in blocks)
+class UnconstrainedTeacher(Source):
+    """A CGN's unconstrained generator as a source, as far as it goes: it has one output, a picture.
+
+    That goes by the name of the mechanism whose output is a picture of the same kind, the texture. Whoever asks for
+    another should look at `mechanisms` first.
+    """
+
+    mechanisms = (Mechanism.TEXTURE,)
+    """What it renders."""
+
+    def __init__(
+        self,
+        biggan: BigGAN,
+        architecture: Architecture,
+        name: str,
+        truncation: float,
+        stand_in: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Wrap a generator.
+
+        Args:
+            biggan: the part `biggan_GT` of a CGN.
+            architecture: of that CGN.
+            name: for tags and titles.
+            truncation: of the noise and of BigGAN's statistics, in (0, 1].
+            stand_in: whether it stands in for BigGAN-deep-256.
+            device: where to run.
+        """
+        self._biggan, self.device = biggan.to(device).eval().requires_grad_(False), torch.device(device)
+        self.name, self.truncation, self.stand_in = name, truncation, stand_in
+        self.prior = NoisePrior(truncation)
+        self.resolution = architecture.resolution
+        self.num_classes = architecture.num_classes
+        self.noise_dim = architecture.noise_dim
+        self.sha256 = hashlib.sha256(
+            f"{state_digest(biggan.state_dict())} truncation {truncation:g}".encode()
+        ).hexdigest()
+
+    @torch.no_grad()
+    def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+        """Return pictures (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: asked for a mechanism that is no picture.
+        """
+        if mechanism not in self.mechanisms:
+            raise ValueError(f"the unconstrained generator draws pictures, no {mechanism}")
+        one_hot = torch.eye(self.num_classes, device=self.device)
+        noise, labels = noise.to(self.device), labels.to(self.device)
+        return in_chunks(lambda u, y: self._biggan(u, one_hot[y], self.truncation), noise, labels, self.resolution)
+
+    def parameters(self, mechanism: Mechanism) -> int:
+        """Count the generator's parameters."""
+        return sum(parameter.numel() for parameter in self._biggan.parameters())
+
+
+class Parts(NamedTuple):
+    """What the baseline takes of others' work: never trained here."""
+
+    teacher: ImageNetTeacher | None
+    """The whole CGN, to compare with; None where only BigGAN and U²-Net are at hand."""
+    reference: UnconstrainedTeacher
+    """The unconstrained BigGAN."""
+    load_u2net: Callable[[], U2Net]
+
+
+def load_parts(
+    teacher: Path | None,
+    biggan: Path | None,
+    u2net: Path | None,
+    miniature: bool,
+    truncation: float,
+    device: torch.device | str = "cpu",
+) -> Parts:
+    """Find the CGN and the parts of it that the baseline needs.
+
+    Args:
+        teacher: a file in the format of `cgn.pth`; by default the authors', or the miniature.
+        biggan: BigGAN-deep-256 alone, in place of the CGN's `biggan_GT`.
+        u2net: U²-Net alone, in place of the CGN's.
+        miniature: whether the default is the miniature.
+        truncation: of the unconstrained generator.
+        device: where to run.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    if miniature and teacher is None:
+        cgn = miniature_teacher(device)
+    elif teacher is not None or weights.status(registry.REGISTRY["cgn_imagenet"])[0] != "missing":
+        cgn = imagenet_teacher(teacher, device)
+    elif biggan is not None and u2net is not None:
+        cgn = None
+    else:
+        raise InputError(
+            "this profile needs the ImageNet CGN, which is not at hand (python -m skdcgn weights says how to get it): "
+            "give --teacher, or --biggan and --u2net, or take --profile quick, which uses the miniature."
+        )
+    architecture = CGN_256 if cgn is None else cgn.architecture
+
+    def load(part: Part, path: Path | None) -> nn.Module:
+        if path is None and cgn.stand_in:
+            return cgn.network(Mechanism.SHAPE).get_submodule(part)  # the miniature is in memory as a whole
+        path = path or teacher or weights.locate("cgn_imagenet", download=False)
+        return ImageNetCGN.load(path, architecture, (part,)).get_submodule(part)
+
+    reference = UnconstrainedTeacher(
+        load("biggan_GT", biggan),
+        architecture,
+        f"unconstrained BigGAN of the {cgn.name}" if biggan is None else biggan.name,
+        truncation,
+        stand_in=cgn is not None and cgn.stand_in and biggan is None,
+        device=device,
+    )
+    return Parts(cgn, reference, lambda: load("u2net", u2net))

@@ -7,7 +7,7 @@ a miniature of the same classes.
 """
 
 import dataclasses
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -15,13 +15,14 @@ from typing import Literal, Self
 import torch
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from pytorch_pretrained_biggan.model import BigGANBatchNorm, SelfAttn
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.cgn.u2net import FULL_WIDTHS, SMALL_WIDTHS, U2Net, Widths
+from skdcgn.data.weights import load_state_dict
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.tinygan.networks import TinyGANConfig
 
 GeneratorName = Literal["biggan_GT", "f_shape", "f_text", "f_bg"]
 
@@ -96,7 +97,61 @@ MINIATURE = Architecture(
 """The same classes at 32x32 with ten labels: 2 x 0.87M + 2 x 0.51M + 0.05M parameters."""
 
 
-class ImageNetCGN(nn.Module):
+class FourGenerators(nn.Module):
+    """A CGN as ImageNet's is: the generators of `GENERATORS`, and a U²-Net that turns pictures into masks.
+
+    `ImageNetCGN` is the authors' own, of BigGANs; the paper's baseline is of TinyGANs.
+    """
+
+    architecture: Architecture | TinyGANConfig
+
+    def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Run one of the four generators: (B, 3, H, W) in [-1, 1]; `f_shape` gives the paper's pre-mask."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, except for the frozen networks: they always stay in evaluation mode.
+
+        In training mode each forward pass moves the power iteration of the spectral norm on by one step.
+        """
+        super().train(mode)
+        for name, network in self.named_children():
+            if name in FROZEN:
+                network.eval()
+        return self
+
+    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Run one mechanism.
+
+        Args:
+            mechanism: which of the three.
+            noise: u, (B, noise_dim), from `truncated_noise` with the same truncation.
+            labels: y, (B,) int64.
+            truncation: in (0, 1], 0.5 in CGN's data sets. It selects one of BigGAN's 51 rows of normalization
+                statistics; between two rows the package, like CGN's copy of it, swaps the interpolation's weights.
+
+        Returns:
+            The mask (B, 1, H, W), which is U²-Net of the shape generator's picture clamped to [0.0001, 0.9999], or
+            a texture or background (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            InputError: the truncation is out of range.
+        """
+        name, *saliency = PARTS_OF[mechanism]
+        image = self.generate(name, noise, labels, truncation)
+        return self.mask(image) if saliency else image
+
+    def mask(self, premask: Tensor) -> Tensor:
+        """Find the mask (B, 1, H, W) in the shape generator's picture (B, 3, H, W)."""
+        # In float32, because under autocast the clamp's upper end would round to 1.
+        return self.u2net(premask).float().clamp(MASK_EPSILON, 1 - MASK_EPSILON)
+
+    def unconstrained(self, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Run the unconstrained generator, the reconstruction target: (B, 3, H, W) in [-1, 1]."""
+        return self.generate("biggan_GT", noise, labels, truncation)
+
+
+class ImageNetCGN(FourGenerators):
     """Counterfactual generative network for ImageNet, whole or in parts.
 
     Copy it through `state_dict`: `copy.deepcopy` fails once BigGAN's spectral norm has run with gradients.
@@ -104,7 +159,7 @@ class ImageNetCGN(nn.Module):
     Args:
         architecture: its sizes.
         generator: source of the starting weights. Without one the networks stay on PyTorch's "meta" device,
-            where they take no memory, for `load` and `from_pretrained` to fill.
+            where they take no memory, for `load` to fill.
         parts: which of `PARTS` to hold.
     """
 
@@ -123,7 +178,7 @@ class ImageNetCGN(nn.Module):
                 )
                 self.add_module(part, network.requires_grad_(part not in FROZEN))
         if generator is not None:
-            initialise(self.to_empty(device="cpu"), generator)
+            initialize(self.to_empty(device="cpu"), generator)
         self.train()
 
     @classmethod
@@ -145,7 +200,7 @@ class ImageNetCGN(nn.Module):
         Raises:
             InputError: the file is missing, is no weight file, or has other weights than this architecture.
         """
-        state = _read(path)
+        state = {re.sub(r"\bmodule\.", "", str(key)): tensor for key, tensor in load_state_dict(path).items()}
         if len(parts) == 1 and not any(_part_of(key) in PARTS for key in state):
             state = {f"{parts[0]}.{key}": tensor for key, tensor in state.items()}
         left_out = set(PARTS) - set(parts)
@@ -165,72 +220,9 @@ class ImageNetCGN(nn.Module):
         _fill(cgn, state, source)
         return cgn.eval()
 
-    @classmethod
-    def from_pretrained(cls, biggan: Path, u2net: Path, architecture: Architecture = CGN_256) -> Self:
-        """Build the CGN that training starts from: four times BigGAN, and a trained U²-Net.
-
-        Args:
-            biggan: weights of BigGAN-deep-256, alone or as `biggan_GT` of a CGN.
-            u2net: weights of U²-Net, alone (`u2net.pth`) or as `u2net` of a CGN.
-            architecture: sizes of the stored networks.
-
-        Returns:
-            The network in training mode.
-
-        Raises:
-            InputError: as in `load`.
-        """
-        cgn = cls(architecture)
-        weights = cls.load(biggan, architecture, ("biggan_GT",)).biggan_GT.state_dict()
-        for part in GENERATORS:
-            # Each its own copy: three of them go on learning, apart from one another.
-            copies = {key: tensor.clone() for key, tensor in weights.items()}
-            _fill(cgn.get_submodule(part), copies, biggan)
-        _fill(cgn.u2net, cls.load(u2net, architecture, ("u2net",)).u2net.state_dict(), u2net)
-        return cgn
-
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode, except for the frozen networks: they always stay in evaluation mode.
-
-        In training mode each forward pass moves the power iteration of the spectral norm on by one step.
-        """
-        super().train(mode)
-        for name, network in self.named_children():
-            if name in FROZEN:
-                network.eval()
-        return self
-
-    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run one mechanism.
-
-        Args:
-            mechanism: which of the three.
-            noise: u, (B, noise_dim), from `truncated_noise` with the same truncation.
-            labels: y, (B,) int64.
-            truncation: in (0, 1], 0.5 in CGN's data sets. It selects one of BigGAN's 51 rows of normalisation
-                statistics; between two rows the package, like CGN's copy of it, swaps the interpolation's weights.
-
-        Returns:
-            The mask (B, 1, H, W), which is U²-Net of the shape generator's picture clamped to [0.0001, 0.9999], or
-            a texture or background (B, 3, H, W) in [-1, 1].
-
-        Raises:
-            InputError: the truncation is out of range.
-        """
-        name, *saliency = PARTS_OF[mechanism]
-        image = self.generate(name, noise, labels, truncation)
-        if not saliency:
-            return image
-        # In float32, because under autocast the clamp's upper end would round to 1.
-        return self.u2net(image).float().clamp(MASK_EPSILON, 1 - MASK_EPSILON)
-
-    def unconstrained(self, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run the unconstrained generator, CGN's reconstruction target: (B, 3, H, W) in [-1, 1]."""
-        return self.generate("biggan_GT", noise, labels, truncation)
-
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run one of the four generators: (B, 3, H, W) in [-1, 1]; `f_shape` gives the paper's pre-mask."""
-        _check_truncation(truncation)
+        """Run one of the four generators, a BigGAN; see `FourGenerators.generate`."""
+        check_truncation(truncation)
         one_hot = F.one_hot(labels, self.architecture.num_classes).to(noise.dtype)
         return self.get_submodule(name)(noise, one_hot, truncation)
 
@@ -252,17 +244,17 @@ def truncated_noise(n: int, dim: int, truncation: float, generator: torch.Genera
     Raises:
         InputError: the truncation is out of range.
     """
-    _check_truncation(truncation)
+    check_truncation(truncation)
     noise = torch.empty(n, dim, device=generator.device)
     return truncation * nn.init.trunc_normal_(noise, a=-2.0, b=2.0, generator=generator)
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Give starting weights to a BigGAN, a U²-Net or a whole CGN, every one drawn from `generator`.
 
     Distributions are PyTorch's defaults, which would draw from the global generator, with these differences:
-    BigGAN's last normalisation starts as the identity (the package leaves it as uninitialised memory),
+    BigGAN's last normalization starts as the identity (the package leaves it as uninitialized memory),
     spectral norms start after some rounds of their power iteration (else a first evaluation divides by an
     arbitrary number), and class embeddings start at N(0, 1), the scale of the noise beside them.
     """
@@ -294,35 +286,14 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             module.embeddings.weight.normal_(generator=generator)
 
 
-def _check_truncation(truncation: float) -> None:
+def check_truncation(truncation: float) -> None:
+    """Raise InputError where a truncation is out of range."""
     if not 0 < truncation <= 1:
         raise InputError(f"The truncation must lie in (0, 1], not {truncation:g}: try CGN's own, 0.5.")
 
 
 def _part_of(key: str) -> str:
     return key.split(".", 1)[0]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read a weight file, as lazily as its format allows; keys lose any `module.`."""
-    if not path.is_file():
-        raise InputError(f"There is no weight file at {path}: give the path of an existing one.")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            # Weights older than PyTorch 1.6 (BigGAN's and U²-Net's public files) are no zip: no mapping them.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a file that is no weight file can make the readers raise anything
-        raise InputError(
-            f"{path} cannot be read as a weight file ({type(error).__name__}): the download may be incomplete or a "
-            "web page, so delete it and fetch it again."
-        ) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
-    ):
-        raise InputError(f"{path} holds no plain state dict of tensors: give the weights of a CGN, BigGAN or U²-Net.")
-    return {".".join(name for name in key.split(".") if name != "module"): tensor for key, tensor in state.items()}
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], source: object) -> None:

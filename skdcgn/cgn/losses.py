@@ -1,21 +1,104 @@
-"""The losses of a CGN for ImageNet (Sauer and Geiger, 2021, Sec. 3.1 and appendix), as pure functions.
+"""The losses of CGNs for MNIST and ImageNet (Sauer and Geiger, 2021, Sec. 3.1 and appendix), as pure functions.
 
-One noise u and one label y give the target x_gt of an unconstrained generator, the mask m, the texture f and the
-background b; their composition x_gen (Eq. 1) has to be x_gt. What makes the three of them a shape, a texture and a
-background are the losses on each of them alone. `cgn_terms` returns the weighted terms whose sum is the objective.
+On ImageNet one noise u and one label y give the target x_gt of an unconstrained generator, the mask m, the texture f
+and the background b; their composition x_gen (Eq. 1) has to be x_gt. What makes the three of them a shape, a texture
+and a background are the losses on each of them alone. `cgn_terms` returns the weighted terms whose sum is the
+objective. The style losses of both compare Gram matrices of a frozen network's features (`StyleFeatures`).
 """
 
+import itertools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn.cgn.perceptual import style_distance
+from skdcgn.data import weights
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import compose
+
+Perceptual = Literal["vgg16", "random", "none"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_STYLE_SCALE = 5e3  # the authors' Gram distances enter as w^2 * 5e3
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Gram matrices of features (B, C, H, W), divided by C * H * W: (B, C, C)."""
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat[0].numel()
+
+
+class StyleFeatures(nn.Module):
+    """Four blocks of a frozen convolutional net whose Gram matrices describe an image's style."""
+
+    def __init__(self, blocks: list[nn.Sequential], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def vgg16(cls, path: Path) -> Self:
+        """ImageNet VGG16 up to relu4_3, from torchvision's weights file at `path`."""
+        from torchvision.models import vgg  # here, because it takes seconds that few runs need to pay
+
+        layers = vgg.make_layers(vgg.cfgs["D"])[:23]
+        state = weights.load_state_dict(path)
+        layers.load_state_dict({key: state[f"features.{key}"] for key in layers.state_dict()})
+        return cls([layers[:4], layers[4:9], layers[9:16], layers[16:23]], _IMAGENET_MEAN, _IMAGENET_STD)
+
+    @classmethod
+    def random(cls) -> Self:
+        """A small net as PyTorch initialises it, for where no pretrained one is at hand."""
+        widths = (3, 16, 32, 64, 64)
+        blocks = [
+            nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
+            for i, o in itertools.pairwise(widths)
+        ]
+        return cls(blocks, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features of images (B, 3, H, W) in [-1, 1] after each block."""
+        features = ((images + 1) / 2 - self.mean) / self.std
+        outputs = []
+        for block in self.blocks:
+            features = block(features)
+            outputs.append(features)
+        return outputs
+
+
+def style_distance(generated: list[Tensor], real: list[Tensor], block_weights: tuple[float, ...]) -> Tensor:
+    """CGN's perceptual style loss: sum over blocks of w^2 * 5000 * L1 between Gram matrices."""
+    return sum(
+        weight**2 * _STYLE_SCALE * F.l1_loss(gram_matrix(g.float()), gram_matrix(r.float()))
+        for weight, g, r in zip(block_weights, generated, real, strict=True)
+        if weight
+    )
+
+
+def style_features(perceptual: Perceptual) -> tuple[Perceptual, StyleFeatures | None]:
+    """Return the features that a style loss will really use, and the net.
+
+    Args:
+        perceptual: the features to use. Where "vgg16" is not at hand, a warning says that there will be none.
+    """
+    if perceptual == "random":
+        return "random", StyleFeatures.random()
+    if perceptual == "vgg16":
+        try:
+            return "vgg16", StyleFeatures.vgg16(weights.locate("vgg16"))
+        except InputError as error:
+            warnings.warn(f"CGN training goes on without a perceptual loss: {error}", stacklevel=3)
+    return "none", None
 
 
 @dataclass(frozen=True)
@@ -55,8 +138,8 @@ class CGNLossConfig:
                 f"patches of {self.patch_size} pixels have {positions} positions in {self.patch_side}x"
                 f"{self.patch_side}: patch_positions must be 1 to that many, and patch_grid at least 1."
             )
-        weights = (self.reconstruction, self.binary, self.mask_size, self.background)
-        if min(weights) < 0 or not any(weights):
+        factors = (self.reconstruction, self.binary, self.mask_size, self.background)
+        if min(factors) < 0 or not any(factors):
             raise InputError("a CGN needs a loss: no weight may be negative, and one must be above 0.")
 
 
@@ -90,6 +173,32 @@ def reconstruction_distance(image: Tensor, target: Tensor) -> Tensor:
 def binary_entropy(mask: Tensor) -> Tensor:
     """L_binary: mean entropy, in bits, of each value of m (B, 1, H, W) in (0, 1) as a coin's probability."""
     return -(mask * mask.log2() + (1 - mask) * (1 - mask).log2()).mean()
+
+
+def discriminator_terms(real_scores: Tensor, generated_scores: Tensor) -> dict[str, Tensor]:
+    """Least-squares terms of a discriminator's objective: real images score 1, generated ones 0 (Mao et al., 2017)."""
+    return {
+        "discriminator_real": 0.5 * (real_scores - 1).square().mean(),
+        "discriminator_generated": 0.5 * generated_scores.square().mean(),
+    }
+
+
+def mask_on_frame(mask: Tensor, width: int = 4) -> Tensor:
+    """Mean of masks (B, 1, H, W) on the outer `width` pixels, where digits have next to no strokes.
+
+    An inverted mask with texture and background exchanged composes the very same image, so that no loss on images
+    can tell them apart. Where the object is not can.
+    """
+    inner = mask[:, :, width:-width, width:-width]
+    return (mask.sum() - inner.sum()) / (mask.numel() - inner.numel())
+
+
+def color_distance(generated: Tensor, real: Tensor) -> Tensor:
+    """Distance of the colors of image pairs (B, 3, H, W): the 1-Wasserstein distance of each channel's values, mean.
+
+    Where the colors lie in the image does not matter to it, how much of the image they cover does.
+    """
+    return F.l1_loss(generated.flatten(2).sort(dim=2).values, real.flatten(2).sort(dim=2).values)
 
 
 def mask_size_hinge(mask: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
@@ -147,11 +256,11 @@ def cgn_terms(
     config: CGNLossConfig,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """CGN's objective as weighted terms: its generators minimise their sum.
+    """CGN's objective as weighted terms: its generators minimize their sum.
 
     Args:
         rendered: a batch.
-        features: of images, for both style distances (see `perceptual.StyleFeatures`), or None, which leaves these
+        features: of images, for both style distances (see `StyleFeatures`), or None, which leaves these
             out.
         config: the weights.
         generator: draws the patches, on the batch's device.

@@ -6,14 +6,13 @@ generators learns to draw, from the same noise and label, what a part of the Wil
 
     f_text, f_bg   the texture and the background
     biggan_GT      the composed image (Eq. 1)
-    f_shape        the mask, as a grey picture
+    f_shape        the mask, as a gray picture
     u2net          the mask, from composed images and from the pictures of f_shape and biggan_GT; from plain
                    backgrounds, that there is nothing
 """
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,17 @@ from typing import Any
 import torch
 from pytorch_pretrained_biggan import BigGAN
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.cgn.imagenet import MINIATURE, GeneratorName, ImageNetCGN, Part, truncated_noise
+from skdcgn.data.weights import load_state_dict
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
 from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
+from skdcgn.training import Trainer, cosine, descend
 
 TRUNCATIONS = (0.4, 1.0)
 """Range of truncations to fit at."""
@@ -90,11 +91,8 @@ def regression(cgn: ImageNetCGN, part: Part, teacher: Source, config: FitConfig,
     return Regression(cgn.get_submodule(part), loss, part, config.steps(part), rate, seed)
 
 
-class Regression:
-    """Fits one network of the miniature: a `training.Trainer`.
-
-    Everything random in step n is drawn from a stream named after n, so that a resumed fit goes on exactly.
-    """
+class Regression(Trainer[torch.Generator]):
+    """Fits one network of the miniature; a batch is the random stream that it is drawn from, named after its step."""
 
     def __init__(self, network: nn.Module, loss: Loss, name: str, steps: int, learning_rate: float, seed: int) -> None:
         """Set up a fit with Adam and a cosine schedule.
@@ -103,43 +101,32 @@ class Regression:
             network: what to fit; it is put into training mode, and all of its parameters learn.
             loss: draws a batch and returns the terms of its loss.
             name: of its random streams.
-            steps: optimiser steps.
+            steps: optimizer steps.
             learning_rate: at the start; it falls to 0.
             seed: of the batches.
         """
-        self.network = network.requires_grad_(True).train().to(memory_format=torch.channels_last)
-        self.step, self.steps = 0, steps
+        super().__init__(steps)
         self._loss, self._name, self._seed = loss, name, seed
-        self._optimizer = torch.optim.Adam(network.parameters(), learning_rate, _BETAS, fused=True)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
-        )
+        network = network.requires_grad_(True).train().to(memory_format=torch.channels_last)
+        self.network = self.register("network", network)
+        adam = torch.optim.Adam(network.parameters(), learning_rate, _BETAS, fused=True)
+        self._optimizer = self.register_optimizer("optimizer", adam, cosine(steps))
 
     def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the last step, yielding (step, losses) after each."""
+        """Train as `Trainer.fit` does, all the while normalizing by the statistics of each batch."""
         with batch_statistics(self.network):
-            while self.step < self.steps:
-                terms = self._loss(stream(self._seed, "miniature", self._name, self.step))
-                self._optimizer.zero_grad(set_to_none=True)
-                sum(terms.values()).backward()
-                self._optimizer.step()
-                self._schedule.step()
-                self.step += 1
-                yield self.step, {name: value.item() for name, value in terms.items()}
+            yield from super().fit()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-        }
+    def batches(self) -> Iterator[torch.Generator]:
+        """Yield the random streams of the steps that are still to do."""
+        while self.step < self.steps:
+            yield stream(self._seed, "miniature", self._name, self.step)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+    def training_step(self, batch: torch.Generator) -> dict[str, Tensor]:
+        """Step the network on a batch drawn from a random stream; return the terms of its loss."""
+        terms = self._loss(batch)
+        descend(self._optimizer, terms)
+        return terms
 
 
 def target(teacher: Source, part: GeneratorName, noise: Tensor, labels: Tensor) -> Tensor:
@@ -212,10 +199,10 @@ def _inputs(teacher: Source, n: int, generator: torch.Generator) -> tuple[Tensor
 
 @contextlib.contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Let BigGAN's normalisation layers use the statistics of the batch: the package's can only read its table."""
+    """Let BigGAN's normalization layers use the statistics of the batch: the package's can only read its table."""
     norms = [module for module in network.modules() if isinstance(module, BigGANBatchNorm)]
     for norm in norms:
-        norm.forward = functools.partial(_normalise, norm)
+        norm.forward = functools.partial(_normalize, norm)
     try:
         yield
     finally:
@@ -223,7 +210,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
             del norm.forward
 
 
-def _normalise(norm: BigGANBatchNorm, x: Tensor, truncation: float, condition: Tensor | None = None) -> Tensor:
+def _normalize(norm: BigGANBatchNorm, x: Tensor, truncation: float, condition: Tensor | None = None) -> Tensor:
     if not norm.conditional:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
     x = F.batch_norm(x, None, None, training=True, eps=norm.eps)  # fused: far faster than the package's own
@@ -247,7 +234,7 @@ def measure_statistics(network: BigGAN, generator: torch.Generator, images: int 
     def measure(norm: BigGANBatchNorm, row: int, x: Tensor, *condition: Any) -> Tensor:
         norm.running_means[row] = x.mean(dim=(0, 2, 3))
         norm.running_vars[row] = x.var(dim=(0, 2, 3), unbiased=False)
-        return _normalise(norm, x, *condition)
+        return _normalize(norm, x, *condition)
 
     with batch_statistics(network):
         for row in range(0, _TABLE, _KNOT):
@@ -291,9 +278,6 @@ def load_miniature(path: Path) -> ImageNetCGN:
     Raises:
         InputError: the file is missing or something else.
     """
-    try:
-        state = load_file(path)
-    except Exception as error:  # a file that is no weight file can make the reader raise anything
-        raise InputError(f"{path} cannot be read as a miniature ({type(error).__name__}): make it again.") from error
+    state = load_state_dict(path)
     state = {key: _expand(tensor) if _is_table(key) else tensor for key, tensor in state.items()}
     return ImageNetCGN.from_state(state, MINIATURE, source=path)

@@ -1,9 +1,11 @@
 """The CGN for MNIST variants: three mechanism networks, state-dict compatible with the authors' weights.
 
-Each mechanism sees the noise u ~ N(0, I_32) beside a learnt 10-d label embedding that all three share. The random
+Each mechanism sees the noise u ~ N(0, I_32) beside a learned 10-d label embedding that all three share. The random
 patch shuffle that the original applies after texture and background is not in here: see
 `mechanisms.shuffle_patches`.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ def _sum_taps(weight: Tensor, dim: int) -> Tensor:
 
 
 def _shape_net(width: int = 64) -> nn.Sequential:
-    """Mask network: 42 -> (B, 1, 32, 32), instance-normalised after every stage."""
+    """Mask network: 42 -> (B, 1, 32, 32), instance-normalized after every stage."""
     return nn.Sequential(
         nn.Linear(NOISE_DIM + LABEL_DIM, width * 8 * 8),
         nn.Unflatten(1, (width, 8, 8)),
@@ -91,32 +93,15 @@ def _texture_net(width: int = 64) -> nn.Sequential:
     )
 
 
-class CGN(nn.Module):
-    """Counterfactual generative network for 32x32 MNIST variants (Sauer and Geiger, 2021).
+class MechanismNetworks(nn.Module):
+    """What a CGN for MNIST offers, whatever its networks: `CGN` itself, and the paper's baseline of TinyGANs."""
 
-    The sub-modules are named as in the authors' checkpoints: `f_text1` is the texture of the object, `f_text2` the
-    background.
-    """
+    num_classes: int
+    """Labels are integers below this."""
 
-    def __init__(self, num_classes: int = 10) -> None:
-        super().__init__()
-        self.label_emb = nn.Embedding(num_classes, LABEL_DIM)
-        self.f_shape = _shape_net()
-        self.f_text1 = _texture_net()
-        self.f_text2 = _texture_net()
-
-    @property
-    def num_classes(self) -> int:
-        """Labels are integers below this."""
-        return self.label_emb.num_embeddings
-
-    def network(self, mechanism: Mechanism) -> nn.Sequential:
+    def network(self, mechanism: Mechanism) -> nn.Module:
         """Return the network of one mechanism."""
-        return {
-            Mechanism.SHAPE: self.f_shape,
-            Mechanism.TEXTURE: self.f_text1,
-            Mechanism.BACKGROUND: self.f_text2,
-        }[mechanism]
+        raise NotImplementedError
 
     def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism.
@@ -130,13 +115,73 @@ class CGN(nn.Module):
             The mask (B, 1, 32, 32), clamped to [0.0001, 0.9999], or a texture or background (B, 3, 32, 32) in
             [-1, 1].
         """
+        raise NotImplementedError
+
+
+class CGN(MechanismNetworks):
+    """Counterfactual generative network for 32x32 MNIST variants (Sauer and Geiger, 2021).
+
+    The sub-modules are named as in the authors' checkpoints: `f_text1` is the texture of the object, `f_text2` the
+    background.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.label_emb = nn.Embedding(num_classes, LABEL_DIM)
+        self.f_shape = _shape_net()
+        self.f_text1 = _texture_net()
+        self.f_text2 = _texture_net()
+
+    def network(self, mechanism: Mechanism) -> nn.Sequential:
+        """Return the network of one mechanism."""
+        return {
+            Mechanism.SHAPE: self.f_shape,
+            Mechanism.TEXTURE: self.f_text1,
+            Mechanism.BACKGROUND: self.f_text2,
+        }[mechanism]
+
+    def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+        """Run one mechanism; see `MechanismNetworks.forward`."""
         output = self.network(mechanism)(torch.cat([noise, self.label_emb(labels)], dim=1))
         output = output.float()  # under autocast: bf16 would round the mask's bounds to 0 and 1
         return output.clamp(MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else output
 
 
+def initialize(cgn: CGN, flat_start: bool = False, gain: float = 0.2) -> None:
+    """Start a CGN as its authors do: orthogonal weights of a small gain, biases 0, batch norm scales about 1.
+
+    Args:
+        cgn: to initialize, in place, from PyTorch's global generator.
+        flat_start: start with label embeddings at right angles, and with texture and background as flat colors of
+            high contrast. Otherwise two labels that happen to be close can stay mixed up; the first patterns may
+            take the part that the mask should have; and saturated colors are thousands of Adam's steps away.
+        gain: of the weights, and deviation of batch norm's scales.
+    """
+    for module in cgn.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(module.weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, gain)
+    if flat_start:
+        orthogonalize_labels(cgn.label_emb)
+        with torch.no_grad():
+            for linear, unflatten, *_, norm, _ in (cgn.f_text1, cgn.f_text2):
+                channels, *grid = unflatten.unflattened_size
+                weight = linear.weight.view(channels, math.prod(grid), -1)
+                weight.copy_(weight[:, :1].clone())
+                norm.weight.mul_(2.5)  # tanh(2.5) = 0.987
+
+
+def orthogonalize_labels(embedding: nn.Embedding) -> None:
+    """Put embeddings at right angles, at the length that standard normal ones have on average."""
+    nn.init.orthogonal_(embedding.weight, gain=embedding.embedding_dim**0.5)
+
+
 class LinearDiscriminator(nn.Module):
-    """CGN's discriminator for the coloured variants: image and label embedding through four linear layers."""
+    """CGN's discriminator for the colored variants: image and label embedding through four linear layers."""
 
     def __init__(self, num_classes: int = 10, width: int = 512) -> None:
         super().__init__()

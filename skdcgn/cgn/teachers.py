@@ -1,40 +1,48 @@
-"""The CGN for ImageNet as a black-box teacher, its miniature stand-in, and subsets of ImageNet's classes."""
+"""CGNs as black-box teachers: those for MNIST variants, the one for ImageNet, and its miniature stand-in."""
 
 import functools
 import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from pytorch_pretrained_biggan import BigGAN
-from torch import Tensor, nn
+from torch import Tensor
 
-from skdcgn import files as project_files
 from skdcgn.cgn import mnist
-from skdcgn.cgn.baseline import TinyGANCGN
 from skdcgn.cgn.imagenet import (
     CGN_256,
     MINIATURE,
     PARTS_OF,
     Architecture,
+    FourGenerators,
     ImageNetCGN,
-    Part,
+    check_truncation,
     load_mechanism,
 )
 from skdcgn.cgn.miniature import load_miniature
-from skdcgn.cgn.u2net import U2Net
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
-from skdcgn.measure import cost
+from skdcgn.files import sha256
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, Source
 from skdcgn.runtime import Precision, autocast
+from skdcgn.training import state_digest
 
-OWN_TEACHER = Path(__file__).parents[1] / "assets" / "cgn_double_colored_mnist.safetensors"
+_ASSETS = Path(__file__).parents[1] / "assets"
+
+OWN_TEACHER = _ASSETS / "cgn_double_colored_mnist.safetensors"
 """A CGN that this project trained on double-colored MNIST; the file's metadata has command, seed and scores."""
 
 OWN_TEACHER_NAME = "our own double_colored MNIST CGN"
+
+TRUNCATION = 0.5
+"""CGN's own for data sets, with the real weights."""
+
+MINIATURE_TRUNCATION = 1.0
+"""The miniature is fitted for truncations above 0.4 and is most diverse without any."""
+
+MINIATURE_FILE = _ASSETS / "miniature_cgn.safetensors"
+"""The fitted miniature, made by `experiments/fit_miniature.py`."""
 
 
 class MNISTTeacher(Source):
@@ -46,7 +54,7 @@ class MNISTTeacher(Source):
 
     def __init__(
         self,
-        cgn: mnist.CGN | TinyGANCGN,
+        cgn: mnist.MechanismNetworks,
         name: str,
         sha256: str,
         stand_in: bool = False,
@@ -99,7 +107,7 @@ def mnist_teacher(
     if name is None:
         name = f"CGN authors' {dataset} MNIST" if path is None else path.name
         name = OWN_TEACHER_NAME if located == OWN_TEACHER else name
-    return MNISTTeacher(cgn, name, project_files.sha256(located), stand_in, device)
+    return MNISTTeacher(cgn, name, sha256(located), stand_in, device)
 
 
 def _pretrained(dataset: str) -> Path:
@@ -114,26 +122,12 @@ def _pretrained(dataset: str) -> Path:
         return OWN_TEACHER
 
 
-TRUNCATION = 0.5
-"""CGN's own for data sets, with the real weights."""
-
-MINIATURE_TRUNCATION = 1.0
-"""The miniature is fitted for truncations above 0.4 and is most diverse without any."""
-
-_ASSETS = Path(__file__).parents[1] / "assets"
-
-MINIATURE_FILE = _ASSETS / "miniature_cgn.safetensors"
-"""The fitted miniature, made by `experiments/fit_miniature.py`."""
-
-_PIXELS = 1 << 20  # rendered at a time: 16 images of 256x256, 1024 of 32x32
-
-
 class ImageNetTeacher(Source):
     """A CGN for ImageNet, whole or one mechanism at a time."""
 
     def __init__(
         self,
-        load: Callable[[Mechanism], ImageNetCGN],
+        load: Callable[[Mechanism], FourGenerators],
         architecture: Architecture,
         name: str,
         sha256: str,
@@ -159,10 +153,9 @@ class ImageNetTeacher(Source):
         Raises:
             InputError: the truncation is out of range.
         """
-        if not 0 < truncation <= 1:
-            raise InputError(f"The truncation must lie in (0, 1], not {truncation:g}: try CGN's own, {TRUNCATION}.")
+        check_truncation(truncation)
         self._load, self._device, self._precision = load, torch.device(device), precision
-        self._cgn: tuple[Mechanism, ImageNetCGN] | None = None
+        self._cgn: tuple[Mechanism, FourGenerators] | None = None
         self.architecture, self.truncation, self.prior = architecture, truncation, NoisePrior(truncation)
         # What it renders depends on these as well, and whatever is derived from it must be told apart by them.
         setting = f"{sha256} truncation {truncation:g} {precision}"
@@ -176,7 +169,7 @@ class ImageNetTeacher(Source):
     @classmethod
     def of(
         cls,
-        cgn: ImageNetCGN,
+        cgn: FourGenerators,
         name: str,
         truncation: float = TRUNCATION,
         stand_in: bool = False,
@@ -184,15 +177,10 @@ class ImageNetTeacher(Source):
         reason: str = "",
     ) -> "ImageNetTeacher":
         """Make a teacher of a CGN in memory, such as a trained baseline; its SHA-256 is that of its tensors."""
-        digest = hashlib.sha256()
-        for key, tensor in sorted(cgn.state_dict().items()):
-            digest.update(key.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        frozen = cgn.eval().requires_grad_(False)
-        return cls(
-            lambda _: frozen, cgn.architecture, name, digest.hexdigest(), truncation, stand_in, device, reason=reason
-        )
+        sha256, frozen = state_digest(cgn.state_dict()), cgn.eval().requires_grad_(False)
+        return cls(lambda _: frozen, cgn.architecture, name, sha256, truncation, stand_in, device, reason=reason)
 
-    def network(self, mechanism: Mechanism) -> ImageNetCGN:
+    def network(self, mechanism: Mechanism) -> FourGenerators:
         """Return a network with the parts of a mechanism, frozen; the mechanism asked for before may be dropped."""
         if self._cgn is None or (
             self._cgn[0] is not mechanism and not all(hasattr(self._cgn[1], part) for part in PARTS_OF[mechanism])
@@ -206,13 +194,9 @@ class ImageNetTeacher(Source):
         """Run one mechanism, a bounded number of images at a time; see `Source.render`."""
         network = self.network(mechanism)
         noise, labels = noise.to(self._device), labels.to(self._device)
-        at_once = max(1, _PIXELS // self.resolution**2)
         with autocast(self._device, self._precision):
-            outputs = [
-                network(mechanism, u, y, self.truncation).float()
-                for u, y in zip(noise.split(at_once), labels.split(at_once), strict=True)
-            ]
-        return torch.cat(outputs)
+            run = functools.partial(network, mechanism, truncation=self.truncation)
+            return in_chunks(lambda u, y: run(u, y).float(), noise, labels, self.resolution)
 
     def parameters(self, mechanism: Mechanism) -> int:
         """Count the parameters of a mechanism: its generator, and for the shape the U²-Net as well."""
@@ -249,7 +233,7 @@ def imagenet_teacher(
         functools.partial(load_mechanism, located),
         CGN_256,
         "CGN authors' ImageNet" if path is None else path.name,
-        _sha256(located, located.stat().st_mtime_ns),
+        _checksum(located, located.stat().st_mtime_ns),
         TRUNCATION if truncation is None else truncation,
         device=device,
         precision=precision,
@@ -291,135 +275,16 @@ def miniature(generator: torch.Generator, device: torch.device | str = "cpu") ->
 
 
 @functools.lru_cache
-def _sha256(path: Path, _modified: int) -> str:
-    return project_files.sha256(path)
+def _checksum(path: Path, _modified: int) -> str:
+    return sha256(path)
 
 
-_PIXELS = 1 << 20  # pixels rendered at a time: 16 images of 256x256, 1024 of 32x32
+def images_at_once(resolution: int) -> int:
+    """Return how many images of a side are rendered at a time: 16 of 256x256, 1024 of 32x32."""
+    return max(1, (1 << 20) // resolution**2)
 
 
-class UnconstrainedTeacher(Source):
-    """A CGN's unconstrained generator as a source.
-
-    It has one output, a picture, and goes by the name of the mechanism whose output is a picture of the same kind:
-    the texture.
-    """
-
-    def __init__(
-        self,
-        biggan: BigGAN,
-        architecture: Architecture,
-        name: str,
-        truncation: float,
-        stand_in: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Wrap a generator.
-
-        Args:
-            biggan: the part `biggan_GT` of a CGN.
-            architecture: of that CGN.
-            name: for tags and titles.
-            truncation: of the noise and of BigGAN's statistics, in (0, 1].
-            stand_in: whether it stands in for BigGAN-deep-256.
-            device: where to run.
-        """
-        self._biggan, self.device = biggan.to(device).eval().requires_grad_(False), torch.device(device)
-        self.name, self.truncation, self.stand_in = name, truncation, stand_in
-        self.prior = NoisePrior(truncation)
-        self.resolution = architecture.resolution
-        self.num_classes = architecture.num_classes
-        self.noise_dim = architecture.noise_dim
-        self.sha256 = hashlib.sha256(f"{digest(biggan)} truncation {truncation:g}".encode()).hexdigest()
-
-    @torch.no_grad()
-    def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
-        """Return pictures (B, 3, H, W) in [-1, 1].
-
-        Raises:
-            ValueError: asked for a mechanism that is no picture.
-        """
-        if mechanism is not Mechanism.TEXTURE:
-            raise ValueError(f"the unconstrained generator draws pictures, no {mechanism}")
-        at_once = _at_once(self.resolution)
-        batches = zip(noise.to(self.device).split(at_once), labels.to(self.device).split(at_once), strict=True)
-        one_hot = torch.eye(self.num_classes, device=self.device)
-        return torch.cat([self._biggan(u, one_hot[y], self.truncation) for u, y in batches])
-
-    def parameters(self, mechanism: Mechanism) -> int:
-        """Count the generator's parameters."""
-        return cost.parameters(self._biggan)
-
-
-class Parts(NamedTuple):
-    """What the baseline takes of others' work: never trained here."""
-
-    teacher: ImageNetTeacher | None
-    """The whole CGN, to compare with; None where only BigGAN and U²-Net are at hand."""
-    reference: UnconstrainedTeacher
-    """The unconstrained BigGAN."""
-    load_u2net: Callable[[], U2Net]
-
-
-def load_parts(
-    teacher: Path | None,
-    biggan: Path | None,
-    u2net: Path | None,
-    miniature: bool,
-    truncation: float,
-    device: torch.device | str = "cpu",
-) -> Parts:
-    """Find the CGN and the parts of it that the baseline needs.
-
-    Args:
-        teacher: a file in the format of `cgn.pth`; by default the authors', or the miniature.
-        biggan: BigGAN-deep-256 alone, in place of the CGN's `biggan_GT`.
-        u2net: U²-Net alone, in place of the CGN's.
-        miniature: whether the default is the miniature.
-        truncation: of the unconstrained generator.
-        device: where to run.
-
-    Raises:
-        InputError: a file is missing or damaged.
-    """
-    if miniature and teacher is None:
-        cgn = miniature_teacher(device)
-    elif teacher is not None or weights.status(registry.REGISTRY["cgn_imagenet"])[0] != "missing":
-        cgn = imagenet_teacher(teacher, device)
-    elif biggan is not None and u2net is not None:
-        cgn = None
-    else:
-        raise InputError(
-            "this profile needs the ImageNet CGN, which is not at hand (python -m skdcgn weights says how to get it): "
-            "give --teacher, or --biggan and --u2net, or take --profile quick, which uses the miniature."
-        )
-    architecture = CGN_256 if cgn is None else cgn.architecture
-
-    def load(part: Part, path: Path | None) -> nn.Module:
-        if path is None and cgn.stand_in:
-            return cgn.network(Mechanism.SHAPE).get_submodule(part)  # the miniature is in memory as a whole
-        path = path or teacher or weights.locate("cgn_imagenet", download=False)
-        return ImageNetCGN.load(path, architecture, (part,)).get_submodule(part)
-
-    reference = UnconstrainedTeacher(
-        load("biggan_GT", biggan),
-        architecture,
-        f"unconstrained BigGAN of the {cgn.name}" if biggan is None else biggan.name,
-        truncation,
-        stand_in=cgn is not None and cgn.stand_in and biggan is None,
-        device=device,
-    )
-    return Parts(cgn, reference, lambda: load("u2net", u2net))
-
-
-def digest(network: nn.Module) -> str:
-    """Return the SHA-256 of a network's weights."""
-    result = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        result.update(key.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return result.hexdigest()
-
-
-def _at_once(resolution: int) -> int:
-    """Return how many images of a side to render at a time."""
-    return max(1, _PIXELS // resolution**2)
+def in_chunks(function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, resolution: int) -> Tensor:
+    """Apply a function of noise and labels, which draws images of a side, to a bounded number of them at a time."""
+    at_once = images_at_once(resolution)
+    return torch.cat([function(u, y) for u, y in zip(noise.split(at_once), labels.split(at_once), strict=True)])

@@ -1,7 +1,7 @@
 """U²-Net for salient objects (Qin et al., 2020), which turns the shape generator's pictures into masks.
 
 What CGN's public code does with it, and so does this one: the picture enters as the generator leaves it, in
-[-1, 1] (U²-Net itself was trained on inputs normalised by ImageNet's mean and deviation); only the fused map
+[-1, 1] (U²-Net itself was trained on inputs normalized by ImageNet's mean and deviation); only the fused map
 comes out, through a sigmoid and without the min-max stretch of U²-Net's own demo; and feature maps are
 upsampled with aligned corners (U²-Net's own code does not align them). Names and shapes of the weights are
 those of `u2net.pth`.
@@ -102,6 +102,7 @@ class U2Net(nn.Module):
 
     def __init__(self, widths: Widths = FULL_WIDTHS) -> None:
         super().__init__()
+        self.widths = widths
         encoder, decoder = widths[:_LEVELS], widths[_LEVELS:]
         channels = 3
         for level, (middle, outer) in enumerate(encoder, start=1):

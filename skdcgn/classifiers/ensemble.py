@@ -1,17 +1,11 @@
-"""Training CGN's invariant ensemble on real and counterfactual images, and measuring what its heads look at.
-
-The measures are those of CGN's ImageNet experiments: accuracy on ImageNet-val; on IN-9, accuracy with backgrounds of
-the same and of random classes, whose difference is the background gap (BG gap); and on cue-conflict stimuli the shape
-bias, the share of shape among the decisions for shape or texture.
-"""
+"""Training of CGN's invariant ensemble on real and counterfactual images (Sauer and Geiger, 2021)."""
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +21,7 @@ from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 from skdcgn.runtime import Precision, autocast
+from skdcgn.training import Trainer, cosine, descend, thirds
 
 _BETAS = (0.9, 0.99)  # of AdamW
 
@@ -38,7 +33,7 @@ class EnsembleConfig:
     backbone: Backbone = "resnet50"
     """resnet50 (torchvision's), or small for 32x32 images."""
     pretrained: bool = True
-    """Start from a backbone trained on ImageNet, and leave its batch normalisation as it is."""
+    """Start from a backbone trained on ImageNet, and leave its batch normalization as it is."""
     resolution: int = 224
     """Side of the images that the network sees."""
     epochs: int = 45
@@ -64,16 +59,7 @@ class EnsembleConfig:
     """Processes that read training images."""
 
 
-class _Primed:
-    """A source fed with its teacher's noise: the students' own would not be truncated; see `Source`."""
-
-    def __init__(self, source: Source, teacher: Source) -> None:
-        self.name, self.sha256, self.stand_in = source.name, source.sha256, source.stand_in
-        self.resolution, self.num_classes, self.noise_dim = source.resolution, source.num_classes, source.noise_dim
-        self.render, self.parameters, self.sample_noise = source.render, source.parameters, teacher.sample_noise
-
-
-def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: EnsembleConfig) -> CounterfactualSet:
+def draw_counterfactuals(folder: Path, source: Source, config: EnsembleConfig) -> CounterfactualSet:
     """Draw the counterfactuals that ensembles learn from, unless they are there already.
 
     Labels and noise are independent for each mechanism. Unlike CGN's MNIST models, its ImageNet model does not shuffle
@@ -82,7 +68,6 @@ def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: 
     Args:
         folder: below it each set has a folder of its own.
         source: where the mechanisms come from.
-        teacher: where the noise comes from: that which students have learnt to answer to.
         config: how many, and at which side.
 
     Raises:
@@ -91,13 +76,11 @@ def draw_counterfactuals(folder: Path, source: Source, teacher: Source, config: 
     # A random window is cut out of an image somewhat larger, as out of ImageNet's.
     side = source.resolution if config.random_crops else config.resolution
     plan = CounterfactualConfig(config.counterfactuals, per_mask=1, shuffle=False)
-    content = json.dumps(
-        {"source": source.sha256, "teacher": teacher.sha256, "side": side, **asdict(plan)}, sort_keys=True
-    )
+    content = json.dumps({"source": source.sha256, "side": side, **asdict(plan)}, sort_keys=True)
     target = folder / hashlib.sha256(content.encode()).hexdigest()[:12]
     if not (target / "index.csv").exists():
         with tqdm(total=plan.n, desc=f"counterfactuals of {source.name}", unit="image") as bar:
-            for there, _ in write(target, _Primed(source, teacher), plan, resolution=side):
+            for there, _ in write(target, source, plan, resolution=side):
                 bar.update(there - bar.n)
     return CounterfactualSet(target)
 
@@ -162,8 +145,12 @@ def ensemble_losses(model: InvariantEnsemble, batch: Batch) -> dict[str, Tensor]
     return losses
 
 
-class EnsembleTrainer:
-    """Trains an invariant ensemble with SGD; see `training.Trainer`."""
+class EnsembleTrainer(Trainer[Batch]):
+    """Trains an invariant ensemble; see `ensemble_losses`.
+
+    Attributes:
+        model: the ensemble, in eval mode after the last step.
+    """
 
     def __init__(
         self,
@@ -178,7 +165,7 @@ class EnsembleTrainer:
 
         Args:
             model: the ensemble, trained in place.
-            real: labelled images.
+            real: labeled images.
             counterfactuals: beside them; without any, the ensemble learns from real images alone.
             config: how to train.
             seed: of the order of images and their views.
@@ -190,59 +177,40 @@ class EnsembleTrainer:
         classes = 1 + int(max(real.labels.max(), counterfactuals.labels.max() if counterfactuals else 0))
         if classes > model.num_classes:
             raise InputError(f"the images are of {classes} classes, and the ensemble has {model.num_classes}.")
-        self.model = model.to(device, memory_format=torch.channels_last)
-        self._config, self._device = config, device
         self._batches = Batches(real, counterfactuals, config, seed)
-        self.step, self.steps = 0, config.epochs * self._batches.per_epoch
+        super().__init__(config.epochs * self._batches.per_epoch)
+        self.model = self.register("model", model.to(device, memory_format=torch.channels_last))
+        self._config, self._device = config, device
         parameters, options = model.parameters(), {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         if config.optimizer == "adamw":
-            self._optimizer = torch.optim.AdamW(parameters, betas=_BETAS, **options)
+            optimizer = torch.optim.AdamW(parameters, betas=_BETAS, **options)
         else:
-            self._optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **options)
+            optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **options)
+        schedule = cosine(self.steps) if config.schedule == "cosine" else thirds(self.steps)
+        self._optimizer = self.register_optimizer("optimizer", optimizer, schedule)
 
     def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the last step, yielding (step, losses) after each."""
-        self._train_mode()
-        for batch in _load(self._batches, range(self.step, self.steps), self._config.workers):
-            moved = Batch(*(field.to(self._device, non_blocking=True) for field in batch))
-            losses = self._update(moved)
-            self.step += 1
-            yield self.step, losses
-            self._train_mode()  # an evaluation may have come between
+        """Train as `Trainer.fit` does, and leave the model in eval mode."""
+        yield from super().fit()
         self.model.eval()
 
-    def _train_mode(self) -> None:
+    def batches(self) -> Iterator[Batch]:
+        """Load the batches of the steps that are still to do."""
+        yield from load_in_order(self._batches, range(self.step, self.steps), self._config.workers)
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Step the ensemble; return its losses and their `total`."""
         self.model.train()
         if self._config.pretrained:
             for module in self.model.backbone.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.eval()
-
-    def _update(self, batch: Batch) -> dict[str, float]:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * self._decay()
+        batch = Batch(*(field.to(self._device, non_blocking=True) for field in batch))
         with autocast(self._device, self._config.precision):
             losses = ensemble_losses(self.model, batch)
-        total = sum(losses.values())
-        self._optimizer.zero_grad()
-        total.backward()
-        self._optimizer.step()
-        return {name: loss.item() for name, loss in {**losses, "total": total}.items()}
-
-    def _decay(self) -> float:
-        if self._config.schedule == "cosine":
-            return (1 + math.cos(math.pi * self.step / self.steps)) / 2
-        return 0.1 ** (3 * self.step // self.steps)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        return {**losses, "total": descend(self._optimizer, losses)}
 
 
-def _load(dataset: Dataset, keys: Sequence[int], workers: int, batch_size: int | None = None) -> DataLoader:
+def load_in_order(dataset: Dataset, keys: Sequence[int], workers: int, batch_size: int | None = None) -> DataLoader:
     """Load items of a dataset in order, in other processes if there are workers."""
     return DataLoader(dataset, batch_size, sampler=keys, num_workers=workers, pin_memory=torch.cuda.is_available())

@@ -1,4 +1,4 @@
-"""Training CGN's invariant ensemble on real and counterfactual images, and measuring what its heads look at.
+"""What the heads of CGN's invariant ensemble look at.
 
 The measures are those of CGN's ImageNet experiments: accuracy on ImageNet-val; on IN-9, accuracy with backgrounds of
 the same and of random classes, whose difference is the background gap (BG gap); and on cue-conflict stimuli the shape
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skdcgn.classifiers.ensemble import EnsembleConfig, _load
+from skdcgn.classifiers.ensemble import EnsembleConfig, load_in_order
 from skdcgn.classifiers.networks import HEADS, Head, InvariantEnsemble
 from skdcgn.data.imagenet import CueConflict, ImageSet, RobustnessSets, center_crop, read_image
 from skdcgn.images import to_float
@@ -39,7 +39,9 @@ def predict(
     """
     model.eval()
     start = 0
-    for pixels in _load(_Views(images, config.resolution), range(len(images)), config.workers, config.batch_size):
+    for pixels in load_in_order(
+        _Views(images, config.resolution), range(len(images)), config.workers, config.batch_size
+    ):
         with autocast(device, config.precision):
             logits = model(to_float(pixels.to(device)).contiguous(memory_format=torch.channels_last))
         yield slice(start, start + len(pixels)), {head: values.float().cpu() for head, values in logits.items()}
@@ -68,7 +70,7 @@ def in9_accuracy(
     Args:
         model: a classifier of ImageNet's classes.
         images: of one of the nine classes each.
-        mapping: see `imagenet_data.in9_map`; a prediction outside the nine classes is wrong.
+        mapping: see `data.imagenet.in9_map`; a prediction outside the nine classes is wrong.
         config: how images are seen.
         device: where to run.
     """
@@ -91,7 +93,7 @@ def measure_in9(
     Args:
         model: a classifier of ImageNet's classes.
         variations: the sets by their names, mixed_same and mixed_rand among them.
-        mapping: see `imagenet_data.in9_map`.
+        mapping: see `data.imagenet.in9_map`.
         config: how images are seen.
         device: where to run.
     """

@@ -1,9 +1,7 @@
-"""Training and evaluating the invariant classifier (Sec. 4.5, Table 1), and the digit features made with it.
+"""Digit features: the project's own digit classifier, with which the Fréchet distances on MNIST are taken.
 
-    python -m skdcgn feature-network --out skdcgn/assets/mnist_features.safetensors
-
-trains the project's own feature network: the classifier on real MNIST digits in random colours, so that its features
-follow the shape. The Fréchet distances of the MNIST experiments are taken on these features (`load_feature_network`).
+It is the invariant classifier, trained on real MNIST digits in random colors (`python -m skdcgn feature-network`), so
+that its features follow the shape.
 """
 
 from importlib import resources

@@ -1,10 +1,4 @@
-"""Training and evaluating the invariant classifier (Sec. 4.5, Table 1), and the digit features made with it.
-
-    python -m skdcgn feature-network --out skdcgn/assets/mnist_features.safetensors
-
-trains the project's own feature network: the classifier on real MNIST digits in random colours, so that its features
-follow the shape. The Fréchet distances of the MNIST experiments are taken on these features (`load_feature_network`).
-"""
+"""Training and evaluation of the invariant classifier for MNIST variants (Sec. 4.5, Table 1)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,6 +13,7 @@ from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision, autocast
+from skdcgn.training import RandomState, Trainer, descend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +53,75 @@ class Evaluation:
         return self.confusion.diagonal() / self.confusion.sum(dim=1)
 
 
-def train_classifier(
+class ClassifierTrainer(Trainer[Tensor]):
+    """Trains the invariant classifier with Adadelta and cross entropy; a step is an epoch, a batch its order of images.
+
+    Attributes:
+        model: the classifier, in eval mode after each epoch.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        config: ClassifierConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+        num_classes: int = NUM_CLASSES,
+    ) -> None:
+        """Start a training.
+
+        Args:
+            images: (N, 3, H, W), uint8 pixels (a quarter of the memory) or floats in [-1, 1].
+            labels: (N,) int64.
+            config: epochs, batch size and schedule.
+            seed: of the initial weights and the order of the images.
+            device: where to train.
+            num_classes: logits of the classifier.
+
+        Raises:
+            InputError: no images, or a label out of range.
+        """
+        if len(images) == 0 or len(images) != len(labels):
+            raise InputError(f"A classifier needs one label for each image: got {len(images)} and {len(labels)}.")
+        if labels.min() < 0 or labels.max() >= num_classes:
+            raise InputError(
+                f"The labels run from {labels.min()} to {labels.max()}, but the classifier knows 0 to "
+                f"{num_classes - 1}: give it as many classes as there are."
+            )
+        super().__init__(config.epochs)
+        self._config, self._device = config, torch.device(device)
+        # Channels last halves a step on a CPU; converted once, every batch taken from it is so too.
+        model = new_classifier(num_classes, seed).to(device, memory_format=torch.channels_last)
+        self._images = images.to(device).contiguous(memory_format=torch.channels_last)
+        self._labels = labels.to(device)
+        self.model = self.register("model", model)
+        self._optimizer = self.register_optimizer("optimizer", torch.optim.Adadelta(model.parameters(), lr=config.lr))
+        self.register("schedule", torch.optim.lr_scheduler.StepLR(self._optimizer, 1, config.gamma))
+        self._draws = stream(seed, "classifier", "order of images")
+        self.register("draws", RandomState(self._draws))
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield a random order of the images (N,) for each epoch that is still to do."""
+        while self.step < self.steps:
+            yield torch.randperm(len(self._labels), generator=self._draws)
+
+    def training_step(self, batch: Tensor) -> dict[str, Tensor]:
+        """Train for an epoch; return the mean `loss` and `accuracy` over its optimizer steps."""
+        self.model.train()
+        loss_sum, correct = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
+        for index in batch.to(self._device).split(self._config.batch_size):
+            images, target = _as_float(self._images[index]), self._labels[index]
+            with autocast(self._device, self._config.precision):
+                logits = self.model(images)
+            loss = descend(self._optimizer, {"loss": F.cross_entropy(logits.float(), target)})
+            loss_sum += loss.detach() * len(index)
+            correct += (logits.argmax(dim=1) == target).sum()
+        self.model.eval()
+        return {"loss": loss_sum.double() / len(batch), "accuracy": correct.double() / len(batch)}
+
+
+def trained_classifier(
     images: Tensor,
     labels: Tensor,
     config: ClassifierConfig | None = None,
@@ -66,74 +129,17 @@ def train_classifier(
     device: torch.device | str = "cpu",
     num_classes: int = NUM_CLASSES,
 ) -> InvariantCNN:
-    """Train a classifier and return it in eval mode; see `fit` for images and labels.
-
-    Raises:
-        InputError: no images, or a label out of range.
-    """
-    config = config or ClassifierConfig()
-    model = new_classifier(num_classes, seed).to(device)
-    for _ in fit(model, images, labels, config, seed):
+    """Train a classifier and return it in eval mode; arguments and errors are those of `ClassifierTrainer`."""
+    trainer = ClassifierTrainer(images, labels, config or ClassifierConfig(), seed, device, num_classes)
+    for _ in trainer.fit():
         pass
-    return model
+    return trainer.model
 
 
 def new_classifier(num_classes: int, seed: int) -> InvariantCNN:
     """Return an untrained classifier, its weights decided by the seed."""
     with seeded(seed, "classifier"):
         return InvariantCNN(num_classes)
-
-
-def fit(
-    model: InvariantCNN, images: Tensor, labels: Tensor, config: ClassifierConfig, seed: int
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Train a classifier in place with Adadelta and cross entropy, on its own device.
-
-    Args:
-        model: left in eval mode after each epoch.
-        images: (N, 3, H, W), uint8 pixels (a quarter of the memory) or floats in [-1, 1].
-        labels: (N,) int64.
-        config: epochs, batch size and schedule.
-        seed: of the order of the images.
-
-    Yields:
-        After each epoch its number, from 1, and the mean `loss` and `accuracy` over its training steps.
-
-    Raises:
-        InputError: no images, or a label out of range.
-    """
-    num_classes = model.linear.out_features
-    if len(images) == 0 or len(images) != len(labels):
-        raise InputError(f"A classifier needs one label for each image: got {len(images)} and {len(labels)}.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(
-            f"The labels run from {labels.min()} to {labels.max()}, but the classifier knows 0 to {num_classes - 1}: "
-            "give it as many classes as there are."
-        )
-    device = model.linear.weight.device
-    # Channels last halves a step on a CPU; converted once, every batch taken from it is so too.
-    model.to(memory_format=torch.channels_last)
-    images = images.to(device).contiguous(memory_format=torch.channels_last)
-    labels = labels.to(device)
-    generator = stream(seed, "classifier", "order of images")
-    optimizer = torch.optim.Adadelta(model.parameters(), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=config.gamma)
-    for epoch in range(1, config.epochs + 1):
-        model.train()
-        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        for index in torch.randperm(len(labels), generator=generator).to(device).split(config.batch_size):
-            batch, target = _as_float(images[index]), labels[index]
-            with autocast(device, config.precision):
-                logits = model(batch)
-            loss = F.cross_entropy(logits.float(), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss_sum += loss.detach() * len(index)
-            correct += (logits.argmax(dim=1) == target).sum()
-        schedule.step()
-        model.eval()
-        yield epoch, {"loss": loss_sum.item() / len(labels), "accuracy": correct.item() / len(labels)}
 
 
 @torch.no_grad()

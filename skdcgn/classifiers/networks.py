@@ -47,7 +47,7 @@ class InvariantCNN(nn.Module):
         """Return the pooled features (B, 64) before the last layer, of images (B, 3, H, W) in [-1, 1]."""
         norm, convolution, *others = self.convolutions
         images = images.contiguous(memory_format=torch.channels_last)  # on a CPU more than twice as fast
-        features = _convolve_normalised(norm, convolution, images)
+        features = _convolve_normalized(norm, convolution, images)
         for layer in others:
             features = layer(features)
         return features.mean(dim=(2, 3))
@@ -57,7 +57,7 @@ class InvariantCNN(nn.Module):
         return self.linear(self.features(images))
 
 
-def _convolve_normalised(norm: nn.BatchNorm2d, convolution: nn.Conv2d, images: Tensor) -> Tensor:
+def _convolve_normalized(norm: nn.BatchNorm2d, convolution: nn.Conv2d, images: Tensor) -> Tensor:
     """Return `convolution(norm(images))`, without the gradient of the convolution's input.
 
     Only the norm's six weights want that gradient, a fifth of a training step's time on a CPU. Here they scale the
@@ -65,14 +65,14 @@ def _convolve_normalised(norm: nn.BatchNorm2d, convolution: nn.Conv2d, images: T
     """
     if norm.training:
         norm.num_batches_tracked += 1
-    normalised = F.batch_norm(
+    normalized = F.batch_norm(
         images, norm.running_mean, norm.running_var, training=norm.training, momentum=norm.momentum, eps=norm.eps
     )
-    ones = torch.ones_like(normalised[:, :1])
+    ones = torch.ones_like(normalized[:, :1])
     scaled = convolution.weight * norm.weight.view(1, -1, 1, 1)
     shift = (convolution.weight * norm.bias.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
     kernels = torch.cat([scaled, shift], dim=1)
-    return F.conv2d(torch.cat([normalised, ones], dim=1), kernels, convolution.bias, padding=convolution.padding)
+    return F.conv2d(torch.cat([normalized, ones], dim=1), kernels, convolution.bias, padding=convolution.padding)
 
 
 Backbone = Literal["resnet50", "small"]
@@ -103,7 +103,7 @@ class InvariantEnsemble(nn.Module):
         """Put new heads on a backbone.
 
         Args:
-            backbone: maps normalised images (B, 3, H, W) to (B, features).
+            backbone: maps normalized images (B, 3, H, W) to (B, features).
             features: their number.
             num_classes: logits of each head.
         """
@@ -128,7 +128,7 @@ class InvariantEnsemble(nn.Module):
 
 
 def invariant_ensemble(backbone: Backbone, num_classes: int, weights: Path | None = None) -> InvariantEnsemble:
-    """Make an ensemble; new weights come from PyTorch's global generator (see `runtime.seeded`).
+    """Make an ensemble; new weights come from PyTorch's global generator (see `randomness.seeded`).
 
     Args:
         backbone: resnet50 is CGN's, torchvision's network; small is a ResNet for 32x32 images.

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, disk_space, write
 from skdcgn.errors import InputError
+from skdcgn.files import format_size
 from skdcgn.recipes.sources import load_source
 from skdcgn.runs.store import open_store
 from skdcgn.runtime import Runtime, setup
@@ -46,12 +47,9 @@ def main(config: Config) -> None:
     store = open_store() if config.source.startswith("runs:/") else None
     source = load_source(config.source, store, setup(Runtime(device=config.device)))
     resolution = config.resolution or source.resolution
-    space = disk_space(config.data.n, resolution, config.png)
-    print(
-        f"{config.data.n:,} images ({resolution}x{resolution}) of {source.name} to {config.out}: about "
-        f"{space / 1e6:,.0f} MB",
-        flush=True,
-    )
+    space = format_size(disk_space(config.data.n, resolution, config.png))
+    shown = f"{config.data.n:,} images ({resolution}x{resolution}) of {source.name}"
+    print(f"{shown} to {config.out}: about {space}", flush=True)
     with tqdm(total=config.data.n, unit="image") as bar:
         for there, _ in write(config.out, source, config.data, config.png, resolution):
             bar.update(there - bar.n)

@@ -5,8 +5,8 @@
     python -m skdcgn teacher-sets --out DIR --teacher miniature --per-class 10   a small one, to look at
     python -m skdcgn teacher-sets --out DIR --verify                             checks what is in DIR
 
-Start it as often as there are devices, on any machines that share DIR: each process takes classes that no other is at.
-One that is killed leaves nothing half-written, and the same command resumes. Then train on the set with
+Start one process for each device, on any machines that share DIR: each takes classes that no other is drawing. A killed
+one leaves nothing half-written, and the same command resumes it. Then train on the set with
 `experiments/imagenet_kd.py --teacher-sets DIR`.
 """
 
@@ -17,13 +17,13 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from skdcgn import runtime
 from skdcgn.cgn.teachers import imagenet_teacher, miniature_teacher, mnist_teacher
 from skdcgn.data import shards
 from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
+from skdcgn.files import format_size
 from skdcgn.mechanisms import Mechanism, Source
-from skdcgn.runtime import Precision, Runtime
+from skdcgn.runtime import Precision, Runtime, setup
 from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig, set_folder, shard_bytes
 
 
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
     """
     if config.verify:
         return _verify(config.out)
-    teacher = _teacher(config, runtime.setup(config.runtime))
+    teacher = _teacher(config, setup(config.runtime))
     print(f"{teacher.name}, {teacher.resolution}x{teacher.resolution}")
     mechanisms = list(Mechanism) if config.mechanism == "all" else [Mechanism(config.mechanism)]
     plan = []
@@ -74,7 +74,7 @@ def main(config: Config) -> None:
         folder = set_folder(config.out, teacher, content)
         size = len(classes) * shard_bytes(teacher, content)
         print(
-            f"{mechanism}: {len(classes)} classes x {config.per_class} records, {shards.format_size(size)}: {folder}",
+            f"{mechanism}: {len(classes)} classes x {config.per_class} records, {format_size(size)}: {folder}",
             flush=True,
         )
         plan.append((folder, content, classes))

@@ -1,10 +1,6 @@
-"""Adversarial training of a CGN for MNIST variants: the teacher, from scratch or further (Table 1, Appendix A).
+"""Train a CGN for an MNIST variant, score it and write its weights (see `skdcgn.cgn.adversarial`).
 
-    python -m skdcgn train-cgn --dataset double_colored --out cgn.safetensors
-
-The generator's mask, shuffled texture and shuffled background are composed (Eq. 1) and have to pass for real
-images. Everything random in step n is drawn from streams named after n, so that a resumed run goes on exactly as
-the unbroken one would have, without any generator's state to keep.
+python -m skdcgn train-cgn --dataset double_colored --out cgn.safetensors
 """
 
 import dataclasses
@@ -50,7 +46,7 @@ def main(command: Config) -> None:
         if step % 250 == 0 or step == trainer.steps:
             terms = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
             print(f"{step}/{trainer.steps} {time.monotonic() - start:.0f} s: {terms}", flush=True)
-    trained = MNISTTeacher(trainer.ema, "in training", "", device=device)
+    trained = MNISTTeacher(trainer.result, "in training", "", device=device)
     scores = measure_cgn(trained, command.dataset, command.counterfactuals, command.classifier, config.seed, device)
     print(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     metadata = {
@@ -61,4 +57,4 @@ def main(command: Config) -> None:
         "scores": json.dumps({name: round(value, 4) for name, value in scores.items()}),
         "scored_on": f"{command.counterfactuals} counterfactuals, {command.classifier.epochs} epochs",
     }
-    save_cgn(command.out, trainer.ema, metadata, command.half)
+    save_cgn(command.out, trainer.result, metadata, command.half)

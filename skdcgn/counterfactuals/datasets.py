@@ -1,7 +1,6 @@
 """Counterfactual data sets from any source: in memory, or on disk as shards and PNG files."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from skdcgn.data.shards import read_description, read_shards, write_shards
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path
+from skdcgn.files import atomic_folder, atomic_path
 from skdcgn.images import to_uint8
 from skdcgn.mechanisms import Intervention, Mechanism, Source, draw_shifts, render_composed
 from skdcgn.randomness import stream
@@ -172,11 +171,10 @@ class CounterfactualSet:
 def write(
     folder: Path, source: Source, config: CounterfactualConfig, png: bool = False, resolution: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Write what is missing of a counterfactual data set to a folder, yielding (images there, images in all).
+    """Write the missing part of a counterfactual data set to a folder, yielding (finished images, all images).
 
-    The set lies there in shards of about a thousand images (see `data.shards`), each with the fields of
-    `CounterfactualData`. `index.csv`, written last, has a row for each image; `index.parquet` is the same where pandas
-    can write it.
+    Shards hold about a thousand images each, as the fields of `CounterfactualData` (see `data.shards`). `index.csv`,
+    written last, has a row for each image; `index.parquet` is the same if pandas can write it.
 
     Args:
         folder: a new or empty one, or one that holds a part of this very set.
@@ -186,7 +184,7 @@ def write(
         resolution: side of the images; by default the source's.
 
     Raises:
-        InputError: the folder holds something else, or there is not enough room on its disk.
+        InputError: the folder holds something else, or its disk is too small.
     """
     resolution = resolution or source.resolution
     description = {
@@ -223,13 +221,10 @@ def _export(folder: Path, data: CounterfactualSet) -> None:
         target = folder / _png(data.config, first).parent
         if target.exists():
             continue
-        temporary = folder / f".{target.name}.part"
-        shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted writer
-        temporary.mkdir()
-        for number in range(first, min(first + data.config.per_shard, len(data))):
-            picture = Image.fromarray(data.image(number).permute(1, 2, 0).numpy())
-            picture.save(temporary / _png(data.config, number).name, compress_level=1)
-        temporary.rename(target)
+        with atomic_folder(target) as temporary:
+            for number in range(first, min(first + data.config.per_shard, len(data))):
+                picture = Image.fromarray(data.image(number).permute(1, 2, 0).numpy())
+                picture.save(temporary / _png(data.config, number).name, compress_level=1)
 
 
 def _png(config: CounterfactualConfig, number: int) -> Path:

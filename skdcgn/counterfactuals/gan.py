@@ -1,19 +1,19 @@
 """A plain conditional GAN for the MNIST variants: the source of training images that a CGN is compared with.
 
-It learns the images as they are, so that the digit's label fixes colour and background as it does in the training
-data: its images are no counterfactuals (Sauer and Geiger, 2021, Table 1; here Sec. 1). As in `cgn_training`, all that
-is random in step n comes from streams named after n, so that a resumed run goes on exactly as the unbroken one.
+It learns the images as they are, so that the digit's label fixes color and background as it does in the training data:
+its images are no counterfactuals (Sauer and Geiger, 2021, Table 1; here Sec. 1). As in `cgn.adversarial`, everything
+random in step n comes from streams named after n, so that a resumed run continues exactly as the unbroken one.
 """
 
-import copy
 import dataclasses
+import functools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from skdcgn.cgn.adversarial import move_average
+from skdcgn.cgn.adversarial import random_batch
+from skdcgn.cgn.losses import discriminator_terms
 from skdcgn.cgn.mnist import ConvDiscriminator
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
@@ -21,6 +21,7 @@ from skdcgn.images import to_uint8
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision, autocast
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANConfig, TinyGANGenerator
+from skdcgn.training import Trainer, descend, linear_decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class GANConfig:
     discriminator_width: int = 32
     """Channels of the discriminator's first layer."""
     precision: Precision = "bf16"
-    """Arithmetic of the networks; losses, weights and optimisers stay in fp32."""
+    """Arithmetic of the networks; losses, weights and optimizers stay in fp32."""
     seed: int = 0
     """Of initial weights, batches and noise."""
 
@@ -57,13 +58,9 @@ class GANConfig:
         if not 0 <= self.ema < 1:
             raise InputError(f"the GAN's ema must lie in [0, 1), got {self.ema}.")
 
-    def lr_factor(self, step: int) -> float:
-        """Return the factor on the learning rates of a step (from 0)."""
-        return min(1.0, 2 * (self.steps - step) / self.steps)
 
-
-class GANTrainer:
-    """Trains a conditional GAN; a `training.Trainer`."""
+class GANTrainer(Trainer[tuple[Tensor, Tensor]]):
+    """Trains a conditional GAN; a batch is images (B, 3, H, W) in [-1, 1] and labels (B,)."""
 
     def __init__(self, config: GANConfig, data: TensorSet, device: torch.device | str = "cpu") -> None:
         """Start a training.
@@ -82,39 +79,31 @@ class GANTrainer:
                 f"a GAN that draws {size}x{size} images cannot learn from {tuple(data.pixels.shape)} pixels (N, C, H, "
                 "W)."
             )
+        super().__init__(config.steps)
         self.config, self.data, self.device = config, data, torch.device(device)
-        self.step, self.steps = 0, config.steps
         with seeded(config.seed, "gan"):
             generator = TinyGANGenerator(config.generator)
             discriminator = ConvDiscriminator(config.generator.num_classes, config.discriminator_width)
-        self.generator = generator.to(self.device, memory_format=torch.channels_last)
-        self.discriminator = discriminator.to(self.device, memory_format=torch.channels_last)
-        self.result = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.generator = self.register("generator", generator.to(self.device, memory_format=torch.channels_last))
+        self.discriminator = self.register(
+            "discriminator", discriminator.to(self.device, memory_format=torch.channels_last)
+        )
+        adam, decay = functools.partial(torch.optim.Adam, betas=config.betas), linear_decay(config.steps, start=0.5)
+        self._optimizer = self.register_optimizer("optimizer", adam(self.generator.parameters(), config.lr), decay)
+        self._discriminator_optimizer = self.register_optimizer(
+            "discriminator_optimizer", adam(self.discriminator.parameters(), config.discriminator_lr), decay
+        )
+        self.result = self.average("result", self.generator, config.ema)
         """The generator of averaged weights."""
-        self._optimisers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), config.lr, config.betas),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), config.discriminator_lr, config.betas),
-        }
-        self._base_lr = {"generator": config.lr, "discriminator": config.discriminator_lr}
 
-    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the last step, from wherever the trainer stands, yielding (steps done, losses) after each."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield random images of the steps that are still to do."""
         while self.step < self.steps:
-            generator = stream(self.config.seed, "gan", "batch", self.step)
-            index = torch.randint(len(self.data), (self.config.batch_size,), generator=generator)
-            yield self.step + 1, self.update(self.data.images(index), self.data.labels[index])
+            yield random_batch(self.data, self.config.batch_size, stream(self.config.seed, "gan", "batch", self.step))
 
-    def update(self, real: Tensor, labels: Tensor) -> dict[str, float]:
-        """Take one step of generator and discriminator.
-
-        Args:
-            real: (B, 3, H, W) in [-1, 1].
-            labels: (B,); the generated images have the same.
-
-        Returns:
-            The terms of both objectives.
-        """
-        real, labels = real.to(self.device), labels.to(self.device)
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Step generator and discriminator, with generated images of the batch's labels; return the terms of both."""
+        real, labels = (field.to(self.device) for field in batch)
         noise_stream = stream(self.config.seed, "gan", "noise", self.step, device=self.device)
         noise = torch.randn(len(labels), self.config.generator.noise_dim, generator=noise_stream, device=self.device)
         with autocast(self.device, self.config.precision):
@@ -122,49 +111,15 @@ class GANTrainer:
 
         self.discriminator.requires_grad_(False)
         terms = {"adversarial": (self._score(generated, labels) - 1).square().mean()}
-        self._descend("generator", terms)
+        descend(self._optimizer, terms)
         self.discriminator.requires_grad_(True)
-        critic_terms = {
-            "discriminator_real": 0.5 * (self._score(real, labels) - 1).square().mean(),
-            "discriminator_generated": 0.5 * self._score(generated.detach(), labels).square().mean(),
-        }
-        self._descend("discriminator", critic_terms)
-        move_average(self.result, self.generator, self.config.ema, self.step)
-        self.step += 1
-        terms |= critic_terms
-        return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that a later step depends on, as tensors and plain values."""
-        return {
-            "step": self.step,
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
-            **{name: network.state_dict() for name, network in self._networks().items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the trainer stood that `state` comes from; it must have had the same config."""
-        self.step = state["step"]
-        for name, network in self._networks().items():
-            network.load_state_dict(state[name])
-        for name, optimiser in self._optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator, "result": self.result}
+        critic_terms = discriminator_terms(self._score(real, labels), self._score(generated.detach(), labels))
+        descend(self._discriminator_optimizer, critic_terms)
+        return terms | critic_terms
 
     def _score(self, images: Tensor, labels: Tensor) -> Tensor:
         with autocast(self.device, self.config.precision):
             return self.discriminator(images, labels).float()
-
-    def _descend(self, name: str, terms: dict[str, Tensor]) -> None:
-        """Take one step down the sum of the terms."""
-        optimiser = self._optimisers[name]
-        for group in optimiser.param_groups:
-            group["lr"] = self._base_lr[name] * self.config.lr_factor(self.step)
-        optimiser.zero_grad()
-        sum(terms.values()).backward()
-        optimiser.step()
 
 
 @torch.no_grad()

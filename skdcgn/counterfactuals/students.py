@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import NORMAL, Mechanism, Source
 from skdcgn.tinygan.networks import TinyGANGenerator
+from skdcgn.training import state_digest
 
 
 class SKDCGN(Source):
@@ -47,7 +48,10 @@ class SKDCGN(Source):
         self._students = {mechanism: students[mechanism].to(device).eval() for mechanism in Mechanism}
         self.name = name
         self.stand_in = stand_in
-        self.sha256 = _digest(self._students)
+        states = {mechanism: self._students[mechanism].state_dict() for mechanism in Mechanism}
+        self.sha256 = state_digest(*({f"{m}.{key}": value for key, value in states[m].items()} for m in Mechanism))
+        if self.prior != NORMAL:
+            self.sha256 = hashlib.sha256(f"{self.sha256} {self.prior}".encode()).hexdigest()
 
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism's student; see `Source.render`."""
@@ -67,14 +71,3 @@ def render(student: TinyGANGenerator, mechanism: Mechanism, noise: Tensor, label
     output = mechanism.from_image(student(noise.to(device), labels.to(device)).float())
     student.train(training)
     return output
-
-
-def _digest(students: Mapping[Mechanism, TinyGANGenerator]) -> str:
-    digest = hashlib.sha256()
-    for mechanism in Mechanism:
-        if students[mechanism].prior.truncation is not None:
-            digest.update(f"{mechanism} truncation {students[mechanism].prior.truncation:g}".encode())
-        for key, value in sorted(students[mechanism].state_dict().items()):
-            digest.update(f"{mechanism}.{key}".encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -15,10 +15,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path, sha256
+from skdcgn.files import atomic_path, format_size, sha256
 
 INDEX = "set.json"
 """The file that makes a folder a set."""
@@ -32,19 +31,19 @@ def write_shards(
     shard_bytes: int,
     advice: str,
 ) -> Iterator[tuple[int, int]]:
-    """Write what is missing of a set, beside any other process that does so, yielding (shards there, in all).
+    """Write the missing shards of a set, beside any other process that does so, yielding (finished shards, all shards).
 
-    Locks only spare double work: where two processes draw a shard all the same, it is the same shard twice, and each
-    puts it in place as a whole.
+    Locks only prevent double work: if two processes draw a shard nonetheless, both write the same content, each as a
+    whole.
 
     Args:
         folder: of this set alone.
         kind: what messages call the set.
-        description: everything that decides its content, as JSON has it.
+        description: everything that decides its content, in values that JSON has.
         shards: file names in the order to write them, each with the function that draws its tensors, by field. The
             set may hold others beside them.
-        shard_bytes: size of a shard, about.
-        advice: what to do where the disk is too small.
+        shard_bytes: approximate size of a shard.
+        advice: what to do if the disk is too small, for the error message.
 
     Raises:
         InputError: `folder` holds something else, or the disk is too small.
@@ -60,7 +59,7 @@ def write_shards(
         )
     _record(folder, description, {})
     yield len(there), len(shards)
-    for wait in (False, True):  # first what nobody is at; then what others were at, in case they were killed
+    for wait in (False, True):  # first the shards that no other process is drawing; then theirs, in case it died
         for name, draw in shards.items():
             if name in there:
                 continue
@@ -109,11 +108,6 @@ def verify(folder: Path) -> Iterator[tuple[str, bool]]:
     """Yield the name of each complete shard of a set, and whether it still has its SHA-256."""
     for name, checksum in sorted((_read_index(folder) or {}).get("shards", {}).items()):
         yield name, (folder / name).is_file() and sha256(folder / name) == checksum
-
-
-def format_size(size: float) -> str:
-    """Return bytes as people read them, such as 1.2MB."""
-    return tqdm.format_sizeof(size, "B")
 
 
 def _read_index(folder: Path) -> dict[str, Any] | None:

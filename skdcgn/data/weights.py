@@ -119,8 +119,12 @@ def status(file: WeightFile) -> tuple[State, str]:
     return "missing", file.address
 
 
-def load_state_dict(path: Path) -> dict[str, Tensor]:
+def load_state_dict(path: Path, member: str = "") -> dict[str, Tensor]:
     """Read the tensors of a .safetensors or PyTorch file, on the CPU and without running any code in it.
+
+    Args:
+        path: the file.
+        member: name of the state dict to take from a file that holds several; others are taken whole.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else than named tensors.
@@ -138,6 +142,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, incomplete, or no file"
             " of tensors; get it again."
         ) from error
+    if isinstance(state, dict):
+        state = state.get(member, state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds something else than a dictionary of tensors: give a file with a state dict.")
     return dict(state)

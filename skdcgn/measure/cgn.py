@@ -1,17 +1,18 @@
-"""Held-out evaluation: of a student on noise that no training ever sees, the same for every run, and of a CGN."""
+"""How good an MNIST CGN is: by the classifier that its counterfactuals train, and by its masks."""
 
 import torch
 
-from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, train_classifier
+from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, trained_classifier
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
-from skdcgn.data.mnist import Dataset, make_dataset
-from skdcgn.measure import fidelity
-from skdcgn.measure.heldout import _chunked
+from skdcgn.data.labels import balanced_labels
+from skdcgn.data.mnist import Dataset, TensorSet, make_dataset
+from skdcgn.measure.fidelity import mask_iou, nearest_stroke_iou
+from skdcgn.measure.heldout import render_chunks
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 
 STROKE_MASKS = 1000
-"""Masks that `measure_cgn` holds against real strokes."""
+"""Masks that `measure_cgn` compares with real strokes."""
 
 
 def measure_cgn(
@@ -22,24 +23,24 @@ def measure_cgn(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Measure an MNIST CGN by what it is for, and by its masks: a CGN has no targets to be held against.
+    """Measure an MNIST CGN by what it is for, and by its masks: there is no target to compare a CGN with.
 
     Args:
         source: the CGN, or whatever stands in for one.
-        dataset: the variant that it learnt.
+        dataset: the variant that it learned.
         images: counterfactuals to train the invariant classifier on.
         classifier: its training.
         seed: of counterfactuals and classifier.
         device: where to train.
 
     Returns:
-        `train_accuracy` of a classifier on the counterfactuals that it learnt from; `valid_accuracy` (on the last
-        10,000 of MNIST-train) and `test_accuracy` (on MNIST-test) where colours or textures tell nothing; `stroke_iou`
-        of masks with the nearest real strokes of their class (see `metrics.nearest_stroke_iou`), and as
+        `train_accuracy` of a classifier on the counterfactuals that it learned from; `valid_accuracy` (on the last
+        10,000 of MNIST-train) and `test_accuracy` (on MNIST-test) where colors or textures tell nothing; `stroke_iou`
+        of masks with the nearest real strokes of their class (see `fidelity.nearest_stroke_iou`), and as
         `stroke_iou_of_real` the same for strokes of the valid set.
     """
     data = draw(source, CounterfactualConfig(images, seed=seed))
-    model = train_classifier(data.pixels, data.shape, classifier, seed, device, source.num_classes)
+    model = trained_classifier(data.pixels, data.shape, classifier, seed, device, source.num_classes)
     measured = {"train_accuracy": evaluate(model, data.pixels, data.shape).accuracy}
     for split in ("valid", "test"):
         unseen = make_dataset(dataset, split, seed)
@@ -47,7 +48,31 @@ def measure_cgn(
     real, heldout = make_dataset(dataset, "train", seed), make_dataset(dataset, "valid", seed, limit=STROKE_MASKS)
     labels = heldout.labels.to(device)
     noise = source.sample_noise(len(labels), stream(seed, "stroke masks")).to(device)
-    masks = _chunked(lambda z, y: source.render(Mechanism.SHAPE, z, y), noise, labels).cpu()
+    masks = render_chunks(lambda z, y: source.render(Mechanism.SHAPE, z, y), noise, labels).cpu()
     for name, shapes in (("stroke_iou", masks), ("stroke_iou_of_real", heldout.masks())):
-        measured[name] = fidelity.nearest_stroke_iou(shapes, heldout.labels, real.masks(), real.labels)
+        measured[name] = nearest_stroke_iou(shapes, heldout.labels, real.masks(), real.labels)
     return measured
+
+
+def mask_quality(source: Source, strokes: TensorSet, seed: int, per_class: int = 20) -> dict[str, float]:
+    """Tell whether the masks of a CGN, as it generates them, are digits, and whether those of a class differ.
+
+    Args:
+        source: the CGN.
+        strokes: real digits, with every class.
+        seed: of the noise.
+        per_class: masks of each class, at least 2.
+
+    Returns:
+        `stroke_iou`, mean IoU with the nearest real stroke of the class, and `mask_sameness`, mean IoU of two masks of
+        one class: 1 where the mask follows from the label alone. A classifier can learn its training set from either,
+        and only the first helps it with real digits.
+    """
+    labels = balanced_labels(per_class, source.num_classes)
+    noise = source.sample_noise(len(labels), stream(seed, "shape study", "masks"))
+    masks = source.render(Mechanism.SHAPE, noise, labels).cpu()
+    next_of_class = masks.roll(source.num_classes, dims=0)
+    return {
+        "stroke_iou": nearest_stroke_iou(masks, labels, strokes.masks(), strokes.labels),
+        "mask_sameness": mask_iou(masks, next_of_class),
+    }

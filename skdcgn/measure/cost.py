@@ -1,4 +1,4 @@
-"""How good, how big and how fast: fidelity of a student to its teacher, intervals, parameters, MACs, latency."""
+"""How big and how fast a network is: parameters, multiply-accumulates, memory, latency."""
 
 import statistics
 import time

@@ -1,8 +1,7 @@
-"""The Inception network of the FID, and how close one source of counterfactuals is to another by its features.
+"""How close images are by their features: Fréchet distance, Inception score, variation within classes.
 
-The network is pytorch-fid's: the TensorFlow Inception of December 2015 with that port's three patched kinds of blocks,
-strictly loaded from the file that `skdcgn.weights` calls `fid_inception`. pytorch-fid itself would download the file
-into a cache of its own.
+The features are those of the FID's Inception network, or, for 32x32 digits, of the project's own classifier
+(`skdcgn.classifiers.features`). `measure_source` measures a whole source of counterfactuals.
 """
 
 import warnings
@@ -17,7 +16,7 @@ from scipy.linalg import LinAlgWarning
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from skdcgn.classifiers import features as classifier_features
+from skdcgn.classifiers.features import digit_features, digit_probabilities
 from skdcgn.data import registry, weights
 from skdcgn.data.labels import balanced_labels
 from skdcgn.images import fit_resolution
@@ -92,7 +91,7 @@ def extractor(resolution: int, device: torch.device | str = "cpu", path: Path | 
     """Return the network that Fréchet distances of images of this side are taken with, or None.
 
     Images of 32x32 are the miniature's digits: the project's own digit classifier measures them (see
-    `metrics.digit_features`). For larger ones it is Inception, where its file is at hand: nothing is downloaded.
+    `classifiers.features`). For larger ones it is Inception, where its file is at hand: nothing is downloaded.
 
     Args:
         resolution: side of the images.
@@ -104,7 +103,7 @@ def extractor(resolution: int, device: torch.device | str = "cpu", path: Path | 
     """
     if path is None and resolution <= _DIGIT_SIDE:
         reason = "features: the project's own digit classifier, since Inception has nothing to say about 32x32 digits"
-        return Extractor("digits", classifier_features.digit_features, classifier_features.digit_probabilities, reason)
+        return Extractor("digits", digit_features, digit_probabilities, reason)
     if path is None and weights.status(registry.REGISTRY["fid_inception"])[0] == "missing":
         return None
     located = weights.locate("fid_inception", download=False) if path is None else path
@@ -127,7 +126,7 @@ def draw_outputs(source: Source, teacher: Source, per_class: int, seed: int) -> 
 
     Args:
         source: a CGN, or what stands in for it.
-        teacher: the CGN, whose noise a source gets: students have learnt to answer to that.
+        teacher: the CGN, whose noise a source gets: students have learned to answer to that.
         per_class: images of each class.
         seed: of the noise, which differs between mechanisms, and of the labels that counterfactuals are composed by.
 
@@ -165,7 +164,7 @@ def measure_source(
         extract: measures images; without it the metrics that need it are left out.
         per_class: images of each class.
         seed: of the noise.
-        real: real images (M, 3, H, W) in [-1, 1], to hold the counterfactuals against.
+        real: real images (M, 3, H, W) in [-1, 1], to compare the counterfactuals with.
         device: where the source is.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How good, how big and how fast: fidelity of a student to its teacher, intervals, parameters, MACs, latency."""
+"""Fidelity of a student to its teacher on the same input: masks, pixels, structure, noise."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def mask_iou(teacher: Tensor, student: Tensor, threshold: float = 0.5) -> float:
 def nearest_stroke_iou(masks: Tensor, labels: Tensor, strokes: Tensor, stroke_labels: Tensor) -> float:
     """Mean IoU of generated masks with the nearest real stroke of their class: are they digits at all?
 
-    A generated mask has no stroke of its own to be held against. Strokes of held-out digits, put in place of the
+    A generated mask has no stroke of its own to compare with. Strokes of held-out digits, put in place of the
     masks, show how much there is to reach.
 
     Args:
@@ -58,7 +58,7 @@ def ssim(teacher: Tensor, student: Tensor) -> float:
 def noise_energy(teacher: Tensor, student: Tensor) -> float:
     """High-frequency energy of the student's images (B, C, H, W) over that of the teacher's.
 
-    The energy is the mean square of the discrete Laplacian (each pixel against the mean of its four neighbours, inner
+    The energy is the mean square of the discrete Laplacian (each pixel against the mean of its four neighbors, inner
     pixels only): 1 for images as noisy as the teacher's, less for blurred ones, more for noisier ones.
     """
     return _high_pass(student).square().mean().item() / max(_high_pass(teacher).square().mean().item(), 1e-12)
@@ -67,8 +67,8 @@ def noise_energy(teacher: Tensor, student: Tensor) -> float:
 def _high_pass(images: Tensor) -> Tensor:
     inner = images[..., 1:-1, 1:-1]
     vertical, horizontal = images[..., :, 1:-1], images[..., 1:-1, :]
-    neighbours = vertical[..., :-2, :] + vertical[..., 2:, :] + horizontal[..., :-2] + horizontal[..., 2:]
-    return inner - neighbours / 4
+    neighbors = vertical[..., :-2, :] + vertical[..., 2:, :] + horizontal[..., :-2] + horizontal[..., 2:]
+    return inner - neighbors / 4
 
 
 def noise_response(teacher: Tensor, student: Tensor, labels: Tensor) -> float:

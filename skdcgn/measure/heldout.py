@@ -1,4 +1,4 @@
-"""Held-out evaluation: of a student on noise that no training ever sees, the same for every run, and of a CGN."""
+"""Held-out evaluation of a student, on noise that no training ever sees, the same for every run."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ from torch import Tensor
 from skdcgn.counterfactuals.students import render
 from skdcgn.data.labels import balanced_labels
 from skdcgn.images import enlargement, fit_resolution, grid
-from skdcgn.measure import features as image_features
-from skdcgn.measure import fidelity
+from skdcgn.measure.features import frechet_distance
+from skdcgn.measure.fidelity import fidelity
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
 from skdcgn.tinygan.networks import TinyGANGenerator
@@ -25,7 +25,7 @@ _CHUNK_PIXELS = 1 << 22  # pixels at most: 64 images of 256x256
 
 
 class HeldOut:
-    """What a teacher renders from one fixed set of inputs, to hold students against."""
+    """What a teacher renders from one fixed set of inputs, to compare students with."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class HeldOut:
             features: maps RGB images (B, 3, H, W) in [-1, 1] to (B, D), for the Fréchet distance; None leaves it out.
         """
         self.mechanism, self.noise, self.labels, self._features = mechanism, noise, labels, features
-        self.teacher = _chunked(lambda z, y: teacher.render(mechanism, z, y), noise, labels, teacher.resolution)
+        self.teacher = render_chunks(lambda z, y: teacher.render(mechanism, z, y), noise, labels, teacher.resolution)
         self._teacher_features = None if features is None else features(mechanism.to_image(self.teacher, 3))
 
     @classmethod
@@ -87,7 +87,7 @@ class HeldOut:
 
     def render(self, student: TinyGANGenerator, count: int | None = None) -> Tensor:
         """Render the student's side at the teacher's resolution: all, or the first `count`."""
-        outputs = _chunked(
+        outputs = render_chunks(
             lambda z, y: render(student, self.mechanism, z, y),
             self.noise[:count],
             self.labels[:count],
@@ -96,12 +96,12 @@ class HeldOut:
         return fit_resolution(outputs, self.teacher.shape[-1])
 
     def measure(self, student: TinyGANGenerator) -> dict[str, float]:
-        """Return the student's `metrics.fidelity`, and as `frechet` its Fréchet distance where there are features."""
+        """Return the student's `fidelity`, and as `frechet` its Fréchet distance where there are features."""
         outputs = self.render(student)
-        measured = fidelity.fidelity(self.mechanism, self.teacher, outputs)
+        measured = fidelity(self.mechanism, self.teacher, outputs)
         if self._features is not None:
             features = self._features(self.mechanism.to_image(outputs, 3))
-            measured["frechet"] = image_features.frechet_distance(self._teacher_features, features)
+            measured["frechet"] = frechet_distance(self._teacher_features, features)
         return measured
 
     def compare(self, student: TinyGANGenerator, samples: int = 10, columns: int = 5) -> np.ndarray:
@@ -118,9 +118,10 @@ class HeldOut:
         return grid(rows, enlargement(self.teacher.shape[-1]))
 
 
-def _chunked(
+def render_chunks(
     function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, resolution: int = 32
 ) -> Tensor:
+    """Apply a function of noise and labels to a bounded number of images of a side at a time."""
     at_once = min(_CHUNK, max(1, _CHUNK_PIXELS // resolution**2))
     pairs = zip(noise.split(at_once), labels.split(at_once), strict=True)
     return torch.cat([function(z, y) for z, y in pairs])

@@ -1,8 +1,8 @@
-"""The Inception network of the FID, and how close one source of counterfactuals is to another by its features.
+"""The Inception network of the FID: pytorch-fid's, loaded from a file that is at hand.
 
-The network is pytorch-fid's: the TensorFlow Inception of December 2015 with that port's three patched kinds of blocks,
-strictly loaded from the file that `skdcgn.weights` calls `fid_inception`. pytorch-fid itself would download the file
-into a cache of its own.
+It is the TensorFlow Inception of December 2015 with that port's three patched kinds of blocks, strictly loaded from
+the file that `skdcgn.data.weights` calls `fid_inception`. pytorch-fid itself would download the file into a cache of
+its own.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How good, how big and how fast: fidelity of a student to its teacher, intervals, parameters, MACs, latency."""
+"""Means over seeds and their intervals."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

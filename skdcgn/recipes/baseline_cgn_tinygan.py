@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from skdcgn.cgn import losses
-from skdcgn.cgn.baseline import TinyGANImageNetCGN, save_baseline
+from skdcgn.cgn.baseline import Parts, TinyGANImageNetCGN, UnconstrainedTeacher, save_baseline
 from skdcgn.cgn.imagenet import truncated_noise
 from skdcgn.cgn.losses import Rendered
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer
-from skdcgn.cgn.teachers import ImageNetTeacher, Parts, UnconstrainedTeacher, _at_once
+from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.labels import evenly_spread_labels
 from skdcgn.errors import InputError
@@ -172,7 +172,7 @@ def train_baseline(
     generator = stream(0, "baseline", "held-out")
     noise = truncated_noise(len(labels), cgn.architecture.noise_dim, recipe.training.truncation, generator)
 
-    at_once = _at_once(cgn.architecture.resolution)
+    at_once = images_at_once(cgn.architecture.resolution)
 
     def measure_heldout() -> dict[str, float]:
         batches = [(noise[index], labels[index]) for index in torch.arange(len(labels)).split(at_once)]
@@ -259,7 +259,7 @@ def measure(source: Source, reference: UnconstrainedTeacher, count: int, seed: i
     noise, labels = counterfactual_inputs(reference, count, seed)
     other_noise = reference.sample_noise(count, stream(seed, "baseline", "variation"))
     rows, sizes = [], []
-    for index in torch.arange(count).split(_at_once(reference.resolution)):
+    for index in torch.arange(count).split(images_at_once(reference.resolution)):
         chunk_labels = {mechanism: y[index] for mechanism, y in labels.items()}
         drawn = compose_counterfactuals(source, noise[index], chunk_labels)
         natural = reference.render(Mechanism.TEXTURE, noise[index], chunk_labels[Mechanism.SHAPE])

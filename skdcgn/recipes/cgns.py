@@ -64,7 +64,7 @@ def make_cgn(run: Run, config: CGNConfig, _: Needs) -> None:
     data = make_dataset(config.dataset, "train", config.training.seed)
     trainer = CGNTrainer(config.training, data, None, device)
     trained = _train(run, trainer, config, device)
-    run.log_file(CGN_FILE, lambda path: save_cgn(path, trainer.ema, {"dataset": config.dataset, "run": run.run_id}))
+    run.log_file(CGN_FILE, lambda path: save_cgn(path, trainer.result, {"dataset": config.dataset, "run": run.run_id}))
     sheets = {"ours": sample_tensors(trained)}
     authors = _authors_teacher(config.dataset, device)
     if authors is not None:
@@ -83,14 +83,14 @@ def make_baseline(run: Run, config: BaselineConfig, _: Needs) -> None:
     trainer = CGNTrainer(config.training, data, cgn, device)
     trained = _train(run, trainer, config, device)
     for mechanism in Mechanism:
-        network = trainer.ema.network(mechanism)
+        network = trainer.result.network(mechanism)
         run.log_file(mechanism.value, lambda folder, network=network: save_generator(network, folder))
     run.log_tensors("samples", sample_tensors(trained))
 
 
 def _train(run: Run, trainer: CGNTrainer, config: CGNConfig, device: torch.device) -> MNISTTeacher:
     """Train a CGN to the end, with sample sheets on the way; measure what it came to, and return it."""
-    trained = MNISTTeacher(trainer.ema, "in training", "", device=device)
+    trained = MNISTTeacher(trainer.result, "in training", "", device=device)
     run.set_tags({"perceptual": trainer.perceptual})
     train(
         trainer,
@@ -100,7 +100,7 @@ def _train(run: Run, trainer: CGNTrainer, config: CGNConfig, device: torch.devic
         evaluation_steps(trainer.steps, config.evaluations),
         f"CGN on {config.dataset} (seed {config.training.seed})",
     )
-    sizes = {"parameters": parameters(trainer.ema), "discriminator_parameters": parameters(trainer.discriminator)}
+    sizes = {"parameters": parameters(trainer.result), "discriminator_parameters": parameters(trainer.discriminator)}
     run.log_metrics("final", {**_measure(trained, config, device), **sizes}, trainer.step)
     return trained
 

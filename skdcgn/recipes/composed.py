@@ -8,10 +8,9 @@ from torch import Tensor
 
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN
-from skdcgn.data.labels import select_classes
-from skdcgn.data.labels import balanced_labels
+from skdcgn.data.labels import balanced_labels, select_classes
 from skdcgn.images import enlargement, fit_resolution, grid
-from skdcgn.mechanisms import Mechanism, Source, compose
+from skdcgn.mechanisms import Mechanism, Source, render_composed
 from skdcgn.randomness import stream
 from skdcgn.recipes.students import Needs, load_student
 from skdcgn.recipes.teachers import TeacherConfig, load_teacher
@@ -86,6 +85,6 @@ def _imagenet_counterfactuals(
         noise[mechanism], labels[mechanism] = teacher.sample_noise(_SHOWN, random), spread[order]
     tensors = {f"labels_{mechanism}": y for mechanism, y in labels.items()}
     for side, source in sides.items():
-        outputs = [source.render(mechanism, noise[mechanism], labels[mechanism]) for mechanism in Mechanism]
-        tensors |= {side: compose(*outputs), f"mask_{side}": outputs[0]}
+        drawn = render_composed(source, noise, labels)
+        tensors |= {side: drawn.images, f"mask_{side}": drawn.mask}
     return tensors

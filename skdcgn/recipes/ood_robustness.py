@@ -33,7 +33,7 @@ Images = Literal["original", "gan", "cgn", "skdcgn", "skdcgn_published", "baseli
 SKDCGN, of SKDCGN with students of the published size, or of the baseline."""
 
 GENERATOR = "generator"
-"""What a GAN's run keeps it under; and the name under which a classifier's case needs the run of its images' generator."""
+"""What a GAN's run keeps it under, and the name by which a classifier's case needs its images' generator."""
 DRIFT = "drifted"
 """Suffix of the test sets whose colors wander as in the CGN authors' loader."""
 EVALUATION_BATCH = 100

@@ -107,7 +107,7 @@ def distil(
     architecture = config.student.for_mechanism(mechanism)
     embedding = config.class_embedding and load_class_embedding(config.class_embedding, config.student)
     with seeded(seed, "student", mechanism):
-        generator = TinyGANGenerator(architecture, embedding)
+        generator = TinyGANGenerator(architecture, embedding, teacher.prior)
         critic = TinyGANDiscriminator(architecture, distill.discriminator_width) if loss.needs_discriminator else None
     batches = _batches(run.store, teacher, config, distill, classes, device)
     epoch_images = (distill.per_class or DistillConfig.per_class) * len(classes)

@@ -4,8 +4,8 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,21 +14,7 @@ from skdcgn.errors import Interrupted
 from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime
-
-
-class Trainer(Protocol):
-    """What can be trained by `train`."""
-
-    step: int
-    steps: int
-
-    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the last step, yielding (step, losses) after each."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+from skdcgn.training import Trainer
 
 
 class Diverged(RuntimeError):

@@ -1,9 +1,8 @@
 """Distillation of one mechanism into a TinyGAN student (paper Sec. 3.1)."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +16,15 @@ from skdcgn.runtime import Precision, autocast
 from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
 from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import Records
+from skdcgn.training import Stateful, Trainer, constant, descend, warm_cosine
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class Batches(Protocol):
-    """An endless, resumable stream of teacher records: `teachers.FreshBatches` or `teacher_sets.StoredBatches`."""
+class Batches(Stateful, Protocol):
+    """An endless, resumable stream of teacher records: `records.FreshBatches` or `teacher_sets.StoredBatches`."""
 
     def __next__(self) -> Records: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class DistillConfig:
     """How a student is trained; the objective itself is `losses.LossConfig`."""
 
     steps: int = 4700
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: int = 64
     """Teacher records a step, over all processes together."""
     learning_rate: float = 2e-4
@@ -54,7 +52,7 @@ class DistillConfig:
     per_class: int = 1000
     """Records of each class in the stored teacher set (the paper's 1000); 0 renders fresh ones at each step."""
     published_code: bool = False
-    """Draw the teacher set as the published scripts did (see `teachers.draw_records`)."""
+    """Draw the teacher set as the published scripts did (see `records.draw_records`)."""
     discriminator_width: int = 32
     """Channels of the discriminator's first layer."""
     precision: Precision = "bf16"
@@ -69,8 +67,11 @@ class DistillConfig:
         return replace(self, steps=steps, learning_rate=rate)
 
 
-class Distiller:
-    """Trains one student, with its discriminator where the objective needs one, on teacher records."""
+class Distiller(Trainer[tuple[Records, Records | None]]):
+    """Trains one student, with its discriminator where the objective needs one, on teacher records.
+
+    A batch is the teacher's records, and a batch of real images where the objective has them.
+    """
 
     def __init__(
         self,
@@ -91,12 +92,12 @@ class Distiller:
             discriminator: D, or None where `loss.needs_discriminator` is false.
             batches: the teacher's records.
             epoch_steps: steps in an epoch, for the decay of lambda_1.
-            config: optimiser and precision.
+            config: optimizer and precision.
             loss: the objective.
             device: where to train.
             compile_student: run the student through torch.compile.
             real: real images, with noise for the images that the student draws beside them, where `loss.real` has a
-                weight (see `real_images.RealBatches`).
+                weight (see `real_batches.RealBatches`).
         """
         if loss.needs_discriminator and discriminator is None:
             raise ValueError("this objective has discriminator terms: give a discriminator")
@@ -104,55 +105,46 @@ class Distiller:
             raise InputError("loss.real needs real images, which this training has none of: leave its weight at 0.")
         if real is not None and not loss.real:
             raise ValueError("real images are given, but loss.real has no weight")
-        self.student = student.to(device, memory_format=torch.channels_last).train()
-        self.discriminator = None
-        if loss.needs_discriminator:
-            self.discriminator = discriminator.to(device, memory_format=torch.channels_last).train()
-        self.average = copy.deepcopy(self.student).requires_grad_(False) if config.ema else None
-        self.step = 0
-        self.steps = config.steps
+        super().__init__(config.steps)
         self._device = torch.device(device)
-        forward = torch.compile(self.student) if compile_student else self.student
-        self._forward = distributed.parallel(forward, self._device)
-        self._score = distributed.parallel(self.discriminator, self._device) if self.discriminator else None
         self._batches, self._real, self._epoch_steps = batches, real, epoch_steps
         self._config, self._loss = config, loss
-        self._optimizer = self._adam(self.student)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._learning_rate_factor)
-        self._discriminator_optimizer = self._adam(self.discriminator) if self.discriminator else None
+        self.student = self.register("student", self._set_up(student))
+        schedule = constant if config.schedule == "constant" else warm_cosine(config.steps, config.warmup)
+        self._optimizer = self.register_optimizer("optimizer", self._adam(self.student), schedule)
+        self.result: TinyGANGenerator = self.student
+        """The student to evaluate and to keep: the moving average where there is one."""
+        if config.ema:
+            self.result = self.average("average", self.student, config.ema, average_buffers=False)
+        self.discriminator = None
+        if loss.needs_discriminator:
+            self.discriminator = self.register("discriminator", self._set_up(discriminator))
+            self._discriminator_optimizer = self.register_optimizer(
+                "discriminator_optimizer", self._adam(self.discriminator)
+            )
+            self._score = distributed.parallel(self.discriminator, self._device)
+        forward = torch.compile(self.student) if compile_student else self.student
+        self._forward = distributed.parallel(forward, self._device)
+        self.register("batches", batches)
+        if real is not None:
+            self.register("real", real)
+
+    def _set_up(self, network: Network) -> Network:
+        return network.to(self._device, memory_format=torch.channels_last).train()
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam(network.parameters(), self._config.learning_rate, self._config.betas, fused=True)
 
-    def _learning_rate_factor(self, step: int) -> float:
-        if self._config.schedule == "constant":
-            return 1.0
-        warmup = min(self._config.warmup, self.steps // 10)
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.steps - warmup)
-        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
-
-    @property
-    def result(self) -> TinyGANGenerator:
-        """The student to evaluate and to keep: the moving average where there is one."""
-        return self.average if self.average is not None else self.student
-
-    def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Train to the last step, yielding (step, losses) after each."""
+    def batches(self) -> Iterator[tuple[Records, Records | None]]:
+        """Yield the teacher's records and real images, if any, of each step that is still to do."""
         while self.step < self.steps:
-            losses = self.update(next(self._batches), None if self._real is None else next(self._real))
-            yield self.step, losses
+            yield next(self._batches), None if self._real is None else next(self._real)
 
-    def update(self, batch: Records, real: Records | None = None) -> dict[str, float]:
-        """Take one step on a batch, and on a batch of real images where the objective has them.
-
-        Returns:
-            Every weighted loss term by name, and the student's `total`.
-        """
-        noise, labels = batch.noise, batch.labels
+    def training_step(self, batch: tuple[Records, Records | None]) -> dict[str, Tensor]:
+        """Step discriminator and student; return every weighted loss term, and the student's `total`."""
+        (noise, labels, images), real = batch
         config = self.student.config
-        images = fit_resolution(batch.images, config.resolution)
+        images = fit_resolution(images, config.resolution)
         images = images.expand(-1, config.channels, -1, -1).contiguous(memory_format=torch.channels_last)
 
         adversarial = self.step % self._loss.n_critic == 0
@@ -166,16 +158,8 @@ class Distiller:
 
         discriminator_losses = self._update_discriminator(images, student_images.detach(), labels, real, beside_real)
         terms = self._student_terms(images, student_images, labels, beside_real, adversarial)
-        total = sum(terms.values())
-        self._optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self._optimizer.step()
-        self._schedule.step()
-        self._update_average()
-        self.step += 1
-
-        named = {**terms, "total": total, **discriminator_losses}
-        return dict(zip(named, torch.stack([value.detach() for value in named.values()]).tolist(), strict=True))
+        total = descend(self._optimizer, terms)
+        return {**terms, "total": total, **discriminator_losses}
 
     def _update_discriminator(
         self,
@@ -196,9 +180,7 @@ class Distiller:
         scores, _ = self._discriminate(seen, seen_labels, self._score)
         teacher_scores, student_scores, *others = scores.split([len(images) for images, _ in kinds])
         terms = discriminator_terms(teacher_scores, student_scores, self._loss, *others)
-        self._discriminator_optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        self._discriminator_optimizer.step()
+        descend(self._discriminator_optimizer, terms)
         return terms
 
     def _student_terms(
@@ -238,48 +220,3 @@ class Distiller:
         with autocast(self._device, self._config.precision):
             scores, activations = (network or self.discriminator)(images, labels)
         return scores.float(), [activation.float() for activation in activations]
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Follow the student's weights: weight by weight, and its buffers exactly.
-
-        Early on the decay is lower, so that the random initial weights are forgotten.
-        """
-        if self.average is None:
-            return
-        decay = min(self._config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.student.parameters()), 1 - decay)
-        torch._foreach_copy_(list(self.average.buffers()), list(self.student.buffers()))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a bit-identical continuation needs."""
-        state = {
-            "step": self.step,
-            "student": self.student.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "batches": self._batches.state_dict(),
-        }
-        if self._real is not None:
-            state["real"] = self._real.state_dict()
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
-        if self.discriminator is not None:
-            state["discriminator"] = self.discriminator.state_dict()
-            state["discriminator_optimizer"] = self._discriminator_optimizer.state_dict()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.step = state["step"]
-        self.student.load_state_dict(state["student"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._batches.load_state_dict(state["batches"])
-        if self._real is not None:
-            self._real.load_state_dict(state["real"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.discriminator is not None:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self._discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])

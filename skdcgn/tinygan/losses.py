@@ -22,7 +22,7 @@ Distance = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def channel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(softmax_c(teacher) || softmax_c(student)) over channels of (B, C, H, W), mean over batch and positions."""
+    """KL(softmax_c(teacher) || softmax_c(student)) over channels of (B, C, ...), mean over batch and positions."""
     log_p = F.log_softmax(teacher / temperature, dim=1)
     log_q = F.log_softmax(student / temperature, dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
@@ -30,9 +30,7 @@ def channel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Te
 
 def image_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """Eq. 6 with the images themselves as P and Q: softmax over all values of an image (B, C, H, W), mean over B."""
-    log_p = F.log_softmax(teacher.flatten(1) / temperature, dim=1)
-    log_q = F.log_softmax(student.flatten(1) / temperature, dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    return channel_kl(teacher.flatten(1), student.flatten(1), temperature)
 
 
 def pixel_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:

@@ -7,19 +7,17 @@ discriminator with their optimizers (TinyGAN's, and the paper's baseline), `gene
 
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from skdcgn.data.weights import load_state_dict
 from skdcgn.errors import InputError
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
 
 Network = TypeVar("Network", bound=nn.Module)
-
 
 # Their names on the left: whole names or dotted parts of them.
 _GENERATOR_NAMES = {
@@ -59,7 +57,7 @@ def load_published_generator(path: Path, num_classes: int | None = None) -> Tiny
     Raises:
         InputError: the file cannot be read, or is something else.
     """
-    state = _renamed(_read(path, "G"), _GENERATOR_NAMES)
+    state = _renamed(load_state_dict(path, "G"), _GENERATOR_NAMES)
     try:
         config = _generator_config(state, num_classes)
         generator = TinyGANGenerator(config)
@@ -79,7 +77,7 @@ def load_published_discriminator(path: Path) -> TinyGANDiscriminator:
     Raises:
         InputError: the file cannot be read, or is something else.
     """
-    state = _read(path, "D")
+    state = load_state_dict(path, "D")
     # Activations take the odd places in their list of layers.
     state = {
         re.sub(r"^layers\.(\d+)\.", lambda match: f"layers.{int(match[1]) // 2}.", key): value
@@ -124,23 +122,6 @@ def _count(state: Mapping[str, Tensor], name: str) -> int:
     if not numbers:
         raise KeyError(name)
     return len(numbers)
-
-
-def _read(path: Path, member: str) -> dict[str, Tensor]:
-    """Read the weights of one network: a member of a checkpoint, or the whole file."""
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint at {path}: give the path of an existing one.")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged pickle can raise almost anything
-        raise InputError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged, incomplete, or something "
-            "else; get it again."
-        ) from error
-    state = content.get(member, content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no network {member!r}: give a checkpoint of TinyGAN's or SKDCGN's authors.")
-    return dict(state)
 
 
 def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

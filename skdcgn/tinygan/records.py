@@ -22,7 +22,7 @@ from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source, shuffle_patches
 
-_READERS = 8  # threads: decoding lets go of Python's lock
+_READERS = 8  # threads: decoding releases Python's lock
 
 
 class Records(NamedTuple):

@@ -75,7 +75,7 @@ class TeacherSet:
     def write(
         cls, folder: Path, teacher: Source, config: TeacherSetConfig, classes: Sequence[int] | None = None
     ) -> Iterator[tuple[int, int]]:
-        """Write what is missing of a set, beside any other process that does so, yielding (classes there, in all).
+        """Write the missing classes of a set, beside any other process that does so, yielding (finished, all) classes.
 
         Args:
             folder: of this set alone.
