@@ -157,19 +157,11 @@ def plots(count: int, title: str, caption: str, right: float = 0.2) -> tuple[Fig
     """Return a figure with `count` plots side by side, and `right` inches for a legend beside the last."""
     with style():
         figure, top, bottom = _page(3.1, title, caption)
-        total, gap, left = figure.get_figheight(), 0.75, 0.75
-        width = (_WIDTH - left - right - gap * (count - 1)) / count
-        return figure, [
-            figure.add_axes(
-                (
-                    (left + index * (width + gap)) / _WIDTH,
-                    (bottom + 0.5) / total,
-                    width / _WIDTH,
-                    (top - bottom - 0.8) / total,
-                )
-            )
-            for index in range(count)
-        ]
+        total, between, left = figure.get_figheight(), 0.75, 0.75
+        places = {"left": left / _WIDTH, "right": 1 - right / _WIDTH}
+        places |= {"bottom": (bottom + 0.5) / total, "top": (top - 0.3) / total}
+        places["wspace"] = between * count / (_WIDTH - left - right - between * (count - 1))
+        return figure, list(figure.subplots(1, count, squeeze=False, gridspec_kw=places)[0])
 
 
 def gap(title: str, command: str, missing: str = "No finished run in the store.") -> Figure:
