@@ -179,7 +179,7 @@ def test_table_1_is_judged_in_each_reading(
     status: Status,
     permuted: tuple[float, float],
 ) -> None:
-    """Noise that is not learnt, or helps with real digits: where unmodified masks were not learnt, it says nothing."""
+    """Where unmodified masks were not learned, noise that is not learned, or that helps, says nothing."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tags = {"profile": "quick", "dataset": "double_colored", "teacher": "a teacher", "stand_in": "false"}

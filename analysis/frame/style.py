@@ -242,7 +242,7 @@ def save(figure: Figure, name: str, folder: Path | None = None) -> Path:
 
 
 def save_small(figure: Figure, path: Path, limit: int = 150_000) -> None:
-    """Write a figure as a PNG of few colours, fewer where it would take more than `limit` bytes."""
+    """Write a figure as a PNG of few colors, fewer where it would take more than `limit` bytes."""
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

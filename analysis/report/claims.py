@@ -101,7 +101,7 @@ def costs(view: View) -> Listing:
                 }
             )
     columns = ["experiment", "profile", "finished runs", "training", "hardware"]
-    note = "Wall time of the trainings alone, summed over runs, whatever else the machine was doing."
+    note = "Wall time of training alone, summed over runs, on machines that may have been doing other work."
     return Listing("Finished runs and their training time", pd.DataFrame(rows, columns=columns), (note,))
 
 

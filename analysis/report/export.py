@@ -5,7 +5,7 @@
 
 Several stores go into one folder one after another: an export takes the place of the rows of the experiments, profiles
 and data sets that its store has, and of the figures and tables that it can draw, and leaves all else. README.md of the
-folder is written anew and tells where every file comes from.
+folder is rewritten and tells where every file comes from.
 """
 
 import sys
@@ -18,6 +18,7 @@ import tyro
 
 from analysis import sweeps
 from analysis.frame import style, view
+from analysis.frame.table import Listing
 from analysis.frame.view import PROFILES, View
 from analysis.report import gallery
 from skdcgn import cli
@@ -45,8 +46,8 @@ _INTRODUCTION = """# Reference results
 What our own runs gave, small enough to keep: a row a run (or a trial of a search), and the figures and tables drawn
 from them. `python -m analysis.report.export --store URI` writes this folder, this page included;
 `python -m analysis.report.check` compares a store of yours with it. Columns `final/*` are the runs' final metrics,
-`cost/train_seconds` the wall time of the training, whatever else the machine was doing; `commit` says which code made a
-run, and is blank where the working tree differed from it.
+`cost/train_seconds` is the wall time of training, on machines that may have been doing other work; `commit` says which
+code made a run, and is blank where the working tree differed from it.
 
 """
 
@@ -188,7 +189,7 @@ def read(path: Path) -> pd.DataFrame:
         rows[numbers] = rows[numbers].apply(pd.to_numeric)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read as a table ({error}): write it anew with analysis.report.export."
+            f"{path} cannot be read as a table ({error}): export it again with analysis.report.export."
         ) from None
     if not {*SCOPE} <= set(rows):
         raise InputError(f"{path} has no columns {' and '.join(SCOPE)}: it is no table of runs.")
@@ -225,14 +226,14 @@ def _draw(shown: View, output: Path) -> list[Path]:
 
 def readme(folder: Path) -> str:
     """Return the page of a folder of reference results: what each file is, and where its rows come from."""
-    rows = ["| file | profile | dataset | rows | seeds | teacher | hardware | commit |", "| --- " * 8 + "|"]
+    rows = []
     for path in sorted(folder.glob("*.csv")):
         if path.stem in gallery.TABLES:
             continue
         for (profile, dataset), part in read(path).groupby(list(SCOPE)):
-            cells = [f"`{path.name}`", profile, dataset, len(part), _listed(part, "seed")]
-            cells += [_listed(part, "teacher"), _listed(part, "hardware"), _listed(part, "commit", 7)]
-            rows.append(f"| {' | '.join(map(str, cells))} |")
+            rows.append({"file": f"`{path.name}`", "profile": profile, "dataset": dataset, "rows": len(part)})
+            rows[-1] |= {"seeds": _listed(part, "seed"), "teacher": _listed(part, "teacher")}
+            rows[-1] |= {"hardware": _listed(part, "hardware"), "commit": _listed(part, "commit", 7)}
     others = {
         "Best settings of searches, for `--config`": folder.glob("*_best.yaml"),
         "Tables of the report, a row a cell": (folder / f"{name}.csv" for name in gallery.TABLES),
@@ -242,7 +243,8 @@ def readme(folder: Path) -> str:
         f"{title}: {', '.join(f'`{path.name}`' for path in sorted(paths) if path.exists())}."
         for title, paths in others.items()
     ]
-    return _INTRODUCTION + "\n".join(rows) + "\n\n" + "\n\n".join(lists) + "\n"
+    listing = Listing("", pd.DataFrame(rows)).to_markdown()
+    return _INTRODUCTION + listing + "\n\n" + "\n\n".join(lists) + "\n"
 
 
 def _listed(rows: pd.DataFrame, column: str, length: int | None = None) -> str:

@@ -187,12 +187,12 @@ def _overfits(intervention: str) -> Prediction:
                 table1_shape_im.values(shown, protocol, intervention, metric)
                 for metric in ("train_accuracy", "valid_accuracy")
             ]
-            train, test = judge(accuracies[0], "above", paper.LEARNT), judge(accuracies[1], "below", paper.NEAR_CHANCE)
+            train, test = judge(accuracies[0], "above", paper.LEARNED), judge(accuracies[1], "below", paper.NEAR_CHANCE)
             if train.interval is None:
                 continue
             holds = False if False in (train.holds, test.holds) else True if train.holds and test.holds else None
             control = table1_shape_im.values(shown, protocol, "none", "train_accuracy")
-            if holds is False and not judge(control, "above", paper.LEARNT).holds:
+            if holds is False and not judge(control, "above", paper.LEARNED).holds:
                 holds = None
             text = f"{protocol}: train {train.text}, test {test.text}"
             rows = _of(shown, protocol, intervention)

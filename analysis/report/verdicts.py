@@ -1,4 +1,4 @@
-"""The claims of the paper, held against the run store.
+"""The claims of the paper, compared with the run store.
 
 How a verdict is reached. A claim comes down to predictions about numbers, see `predictions`, each of which holds, fails
 or is undecided, see `analysis.frame.judge`. All hold: confirmed. Some do: partly. None does, and one fails: refuted.
@@ -89,7 +89,7 @@ class Verdict:
 
 
 def verdicts(view: View) -> list[Verdict]:
-    """Hold every claim of the paper against the runs, in the order of `paper.CLAIMS`."""
+    """Compare every claim of the paper with the runs, in the order of `paper.CLAIMS`."""
     return [
         Verdict(claim, tuple(finding for predict in PREDICTIONS.get(claim.id, ()) for finding in predict(view)))
         for claim in paper.CLAIMS
