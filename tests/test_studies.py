@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -31,7 +32,6 @@ from analysis.sweeps import Found
 from skdcgn.mechanisms import Mechanism
 from skdcgn.runs import store as run_store
 from skdcgn.runs import studies
-from skdcgn.runs.studies import StudyRecord
 
 Record = dict[str, Any]
 Make = Callable[[Sequence[Record]], run_store.Store]
@@ -479,7 +479,7 @@ def test_the_ensembles_table_and_figure(make: Make) -> None:
 # --- searches
 
 
-def study(experiment: str, confirmed: bool = True, width: bool = False) -> tuple[StudyRecord, str]:
+def study(confirmed: bool = True, width: bool = False) -> tuple[SimpleNamespace, str]:
     """A study of nine trials, the last of them pruned, and its confirmation."""
     numbers = np.arange(9)
     trials = pd.DataFrame({"number": numbers, "state": ["complete"] * 8 + ["pruned"]})
@@ -494,7 +494,8 @@ def study(experiment: str, confirmed: bool = True, width: bool = False) -> tuple
         trials["parameters"] = 100 * (numbers + 1)
         objectives, directions = ("iou", "parameters"), ("maximize", "minimize")
     tags = {"kind": "study", "profile": "quick", "dataset": "double_colored", "mechanism": "shape", "teacher": "CGN"}
-    record = StudyRecord("r", "a study", {**tags, "stand_in": "false"}, objectives, directions, trials, reports, (0, 7))
+    record = SimpleNamespace(run_id="r", name="a study", tags={**tags, "stand_in": "false"}, trials=trials)
+    record.__dict__ |= {"objectives": objectives, "directions": directions, "reports": reports, "front": (0, 7)}
     rows = [("no KL", seed, 0.5 + seed / 100) for seed in (1, 2)] + [("best", seed, 0.7) for seed in (1, 2)]
     frame = pd.DataFrame(rows, columns=["setting", "seed", "iou"]).assign(run_id=list("abcd"))
     return record, frame.to_csv(index=False) if confirmed else ""
@@ -505,7 +506,7 @@ def searched(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., View]
     """Makes a store with one study."""
 
     def made(experiment: str, **options: bool) -> View:
-        record, confirmation = study(experiment, **options)
+        record, confirmation = study(**options)
         own = {"experiment": experiment, "name": record.name, "tags": dict(record.tags)}
         store = make([own])
         if confirmation:
@@ -568,8 +569,7 @@ def test_the_best_trials_and_what_fresh_seeds_say(searched: Callable[..., View])
 
 
 def found_with(confirmed: pd.DataFrame, direction: str) -> Found:
-    record = StudyRecord("r", "s", {}, ("iou",), (direction,), pd.DataFrame(), {}, ())
-    return Found(None, "sweep_kl", record, confirmed)
+    return Found(None, "sweep_kl", SimpleNamespace(objectives=("iou",), directions=(direction,)), confirmed)
 
 
 def test_a_search_in_words() -> None:
