@@ -148,7 +148,7 @@ class CGN(MechanismNetworks):
         return output.clamp(MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else output
 
 
-def initialize(cgn: CGN, flat_start: bool = False, gain: float = 0.2) -> None:
+def initialize_orthogonally(cgn: CGN, flat_start: bool = False, gain: float = 0.2) -> None:
     """Start a CGN as its authors do: orthogonal weights of a small gain, biases 0, batch norm scales about 1.
 
     Args:
