@@ -21,11 +21,11 @@ from skdcgn.recipes.student import teacher_tags
 
 from skdcgn import cli
 from skdcgn.cgn import miniature
-from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN, Part, truncated_noise
+from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN, Part
 from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
 from skdcgn.data.labels import balanced_labels
 from skdcgn.images import grid
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
 from skdcgn.recipes import fit_miniature as fit_miniature_recipe
 from skdcgn.recipes.profiles import IMAGENET, Profile
@@ -108,7 +108,7 @@ def fit(run: run_module.Run, cgn: ImageNetCGN, part: Part, teacher: MNISTTeacher
     """Fit one part as a run, with pictures of teacher over miniature on the way; keep its weights."""
     trainer = miniature.regression(cgn, part, teacher, config.fit, config.seed)
     labels = balanced_labels(1, teacher.num_classes)
-    noise = truncated_noise(len(labels), teacher.noise_dim, _TRUNCATION, stream(config.seed, "sheet"))
+    noise = NoisePrior(_TRUNCATION).sample(len(labels), teacher.noise_dim, stream(config.seed, "sheet"))
 
     @torch.no_grad()
     def draw(step: int) -> None:

@@ -284,7 +284,7 @@ def experiment(
 ) -> baseline_cgn_tinygan.Config:
     """The smoke config with a random miniature."""
     monkeypatch.setattr(
-        baseline_cgn_tinygan_recipe,
+        baseline,
         "miniature_teacher",
         lambda device: ImageNetTeacher.of(miniature, "random miniature", 1.0, stand_in=True, device=device),
     )
@@ -342,11 +342,11 @@ def test_killed_training_ends_as_the_unbroken_one(experiment, store: Store, monk
     killed = replace(experiment, stage="cgn", runtime=replace(experiment.runtime, force=True, checkpoint_every=1))
     update, calls = baseline_cgn_tinygan_recipe.ReconstructionTrainer.update, []
 
-    def interrupted(self):
+    def interrupted(self, batch):
         calls.append(self.step)
         if self.step == 2 and len(calls) == 3:
             raise Interrupted(15)
-        return update(self)
+        return update(self, batch)
 
     monkeypatch.setattr(baseline_cgn_tinygan_recipe.ReconstructionTrainer, "update", interrupted)
     with pytest.raises(Interrupted):
@@ -401,7 +401,7 @@ def test_real_images_are_needed_where_the_teacher_is_real(reference: Unconstrain
 
 def test_parts_come_from_their_own_files_where_given(miniature: ImageNetCGN, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(weights, "status", lambda file: ("missing", ""))
-    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "CGN_256", MINIATURE)  # as if the files were full-sized
+    monkeypatch.setattr(baseline, "CGN_256", MINIATURE)  # as if the files were full-sized
     torch.save(miniature.biggan_GT.state_dict(), tmp_path / "biggan.bin")
     torch.save(miniature.u2net.state_dict(), tmp_path / "u2net.pth")
     parts = baseline.load_parts(None, tmp_path / "biggan.bin", tmp_path / "u2net.pth", miniature=False, truncation=1.0)

@@ -15,12 +15,10 @@ from analysis.frame.view import View
 from experiments import baseline_mnist, ood_robustness, train_cgn_mnist
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.data.mnist import make_dataset
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded
 from skdcgn.recipes.ood_robustness import (
-    ClassifierTrainer,
     counterfactual_images,
     generated_images,
     original_images,
@@ -87,20 +85,6 @@ def test_two_of_each_class() -> None:
     images, classes = two_of_each_class(pixels, labels)
     assert classes.tolist() == [0, 2, 7, 0, 2, 7]
     assert images.flatten().tolist() == [1, 0, 7, 5, 3, 7]
-
-
-def test_a_classifier_training_starts_anew_when_resumed() -> None:
-    pixels, labels = original_images("digits").draw(64, 0)
-    config = ClassifierConfig(epochs=2, batch_size=32)
-    whole, stopped, resumed = (ClassifierTrainer(pixels, labels, config, seed=1) for _ in range(3))
-    assert [epoch for epoch, _ in whole.fit()] == [1, 2]
-    assert whole.step == whole.steps == 2
-    next(stopped.fit())
-    resumed.load_state_dict(stopped.state_dict())
-    assert resumed.step == 0
-    list(resumed.fit())
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_published_numbers() -> None:

@@ -227,7 +227,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         return mask, compose(modified, texture, background)
 
     def _generator_terms(self, mask: Tensor, generated: Tensor, labels: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Weighted terms of the generator's objective: it minimises their sum."""
+        """Weighted terms of the generator's objective: it minimizes their sum."""
         config = self.config
         terms = {}
         if config.adversarial:

@@ -58,7 +58,7 @@ class StyleFeatures(nn.Module):
 
     @classmethod
     def random(cls) -> Self:
-        """A small net as PyTorch initialises it, for where no pretrained one is at hand."""
+        """A small net as PyTorch initializes it, where no pretrained one is available."""
         widths = (3, 16, 32, 64, 64)
         blocks = [
             nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
@@ -97,7 +97,7 @@ def style_features(perceptual: Perceptual) -> tuple[Perceptual, StyleFeatures | 
         try:
             return "vgg16", StyleFeatures.vgg16(weights.locate("vgg16"))
         except InputError as error:
-            warnings.warn(f"CGN training goes on without a perceptual loss: {error}", stacklevel=3)
+            warnings.warn(f"CGN training continues without a perceptual loss: {error}", stacklevel=3)
     return "none", None
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from skdcgn.cgn.imagenet import PARTS_OF, FourGenerators, check_truncation, truncated_noise
+from skdcgn.cgn.imagenet import PARTS_OF, FourGenerators
 from skdcgn.cgn.losses import CGNLossConfig, Perceptual, Rendered, cgn_terms, style_features
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision, autocast
 from skdcgn.training import Trainer
@@ -55,7 +55,7 @@ class ReconstructionConfig:
                 f"{self.steps} steps are no whole number of updates of {self.accumulate} batches: the last batches "
                 "would be lost."
             )
-        check_truncation(self.truncation)
+        NoisePrior(self.truncation)  # raises where it is out of range
 
     @property
     def learning_rates(self) -> dict[Mechanism, float]:
@@ -104,7 +104,7 @@ class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):
         sizes, size = self.cgn.architecture, self.config.batch_size
         while self.step < self.steps:
             generator = self._stream("batch")
-            noise = truncated_noise(size, sizes.noise_dim, self.config.truncation, generator)
+            noise = NoisePrior(self.config.truncation).sample(size, sizes.noise_dim, generator)
             yield noise, torch.randint(sizes.num_classes, (size,), generator=generator, device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

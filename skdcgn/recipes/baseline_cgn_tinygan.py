@@ -16,7 +16,6 @@ from torch import Tensor
 
 from skdcgn.cgn import losses
 from skdcgn.cgn.baseline import Parts, TinyGANImageNetCGN, UnconstrainedTeacher, save_baseline
-from skdcgn.cgn.imagenet import truncated_noise
 from skdcgn.cgn.losses import Rendered
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer
 from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
@@ -27,7 +26,7 @@ from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost, fidelity
 from skdcgn.measure.features import Extractor, measure_source
 from skdcgn.measure.heldout import Features, HeldOut
-from skdcgn.mechanisms import Mechanism, Source, compose
+from skdcgn.mechanisms import Mechanism, NoisePrior, Source, compose
 from skdcgn.randomness import seeded, stream
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
@@ -170,7 +169,7 @@ def train_baseline(
     run.set_tags({"perceptual": trainer.perceptual})
     labels = evenly_spread_labels(recipe.heldout, cgn.architecture.num_classes)
     generator = stream(0, "baseline", "held-out")
-    noise = truncated_noise(len(labels), cgn.architecture.noise_dim, recipe.training.truncation, generator)
+    noise = NoisePrior(recipe.training.truncation).sample(len(labels), cgn.architecture.noise_dim, generator)
 
     at_once = images_at_once(cgn.architecture.resolution)
 

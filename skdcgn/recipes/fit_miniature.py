@@ -1,23 +1,12 @@
-"""The miniature ImageNet CGN, fitted by regression to the CGN for Wildlife MNIST.
-
-It has the classes of the real one (BigGAN-deep four times, and a U²-Net) at 32x32 with ten labels, so that every
-ImageNet script runs on pictures that mean something where the authors' weights are not at hand. Each of its
-generators learns to draw, from the same noise and label, what a part of the Wildlife-MNIST CGN draws:
-
-    f_text, f_bg   the texture and the background
-    biggan_GT      the composed image (Eq. 1)
-    f_shape        the mask, as a grey picture
-    u2net          the mask, from composed images and from the pictures of f_shape and biggan_GT; from plain
-                   backgrounds, that there is nothing
-"""
+"""How close a fitted miniature of the ImageNet CGN is to the Wildlife-MNIST CGN that it was fitted to."""
 
 import torch
 
-from skdcgn.cgn.imagenet import ImageNetCGN, truncated_noise
+from skdcgn.cgn.imagenet import ImageNetCGN
 from skdcgn.cgn.miniature import target
 from skdcgn.data.labels import balanced_labels
 from skdcgn.measure import fidelity
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import stream
 
 
@@ -37,7 +26,7 @@ def scores(cgn: ImageNetCGN, teacher: Source, truncation: float, per_class: int,
         teacher's own composed images, with the teacher's masks.
     """
     labels = balanced_labels(per_class, teacher.num_classes)
-    noise = truncated_noise(len(labels), teacher.noise_dim, truncation, stream(seed, "miniature", "scores"))
+    noise = NoisePrior(truncation).sample(len(labels), teacher.noise_dim, stream(seed, "miniature", "scores"))
     measured = {}
     for part in ("biggan_GT", "f_shape", "f_text", "f_bg"):
         images = cgn.generate(part, noise, labels, truncation)

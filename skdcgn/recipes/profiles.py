@@ -39,14 +39,6 @@ class Scale:
     """The plain objective of those comparisons: the paper's, lambda_1 falling to 0 after two thirds of the training."""
     ablation_heldout_per_class: int
     """Held-out images of each class there, where evaluations are many."""
-    sweep: DistillConfig
-    """Training of one trial of a search."""
-    sweep_trials: int
-    """Trials of a search."""
-    sweep_evaluations: int
-    """Held-out evaluations of a trial: where hopeless ones are stopped."""
-    sweep_confirm_seeds: tuple[int, ...]
-    """Fresh seeds on which a search's best trial is held against the paper's values."""
     cgn: CGNTrainingConfig
     """Training of a CGN of our own."""
     cgn_images: int
@@ -91,14 +83,6 @@ _ABLATION = DistillConfig(
     discriminator_width=16,
 )
 
-_SWEEP = DistillConfig(
-    batch_size=32,
-    learning_rate=1e-2,
-    betas=(0.5, 0.99),
-    schedule="cosine",
-    discriminator_width=16,
-)
-
 MNIST: dict[Profile, Scale] = {
     "smoke": Scale(
         student=NATIVE_MNIST,
@@ -109,12 +93,6 @@ MNIST: dict[Profile, Scale] = {
         ablation=replace(_ABLATION, steps=30, batch_size=8, per_class=8, discriminator_width=8),
         ablation_loss=LossConfig(lambda_1_decay=0.1),
         ablation_heldout_per_class=10,
-        sweep=DistillConfig(
-            steps=6, learning_rate=3e-3, schedule="cosine", batch_size=8, per_class=4, discriminator_width=8
-        ),
-        sweep_trials=3,
-        sweep_evaluations=2,
-        sweep_confirm_seeds=(1, 2, 3),
         cgn=CGNTrainingConfig(steps=20),
         cgn_images=200,
         classifier=ClassifierConfig(epochs=1),
@@ -131,10 +109,6 @@ MNIST: dict[Profile, Scale] = {
         ablation=replace(_ABLATION, steps=180, learning_rate=8e-3, per_class=192),
         ablation_loss=LossConfig(lambda_1_decay=0.1),
         ablation_heldout_per_class=20,
-        sweep=replace(_SWEEP, steps=120, per_class=500, warmup=20),
-        sweep_trials=30,
-        sweep_evaluations=5,
-        sweep_confirm_seeds=(1, 2, 3, 4),
         cgn=CGNTrainingConfig(steps=2400),
         cgn_images=8000,
         classifier=ClassifierConfig(epochs=4),
@@ -151,10 +125,6 @@ MNIST: dict[Profile, Scale] = {
         ablation=_ABLATION,
         ablation_loss=LossConfig(),
         ablation_heldout_per_class=100,
-        sweep=replace(_SWEEP, steps=4000, per_class=2000),
-        sweep_trials=100,
-        sweep_evaluations=10,
-        sweep_confirm_seeds=(1, 2, 3, 4, 5),
         cgn=CGNTrainingConfig(steps=16_000),
         cgn_images=100_000,
         classifier=ClassifierConfig(),
@@ -171,10 +141,6 @@ MNIST: dict[Profile, Scale] = {
         ablation=DistillConfig(steps=_PAPER_EPOCHS * _PAPER_EPOCH_STEPS),
         ablation_loss=LossConfig(),
         ablation_heldout_per_class=100,
-        sweep=DistillConfig(steps=_PAPER_EPOCHS * _PAPER_EPOCH_STEPS),
-        sweep_trials=30,
-        sweep_evaluations=_PAPER_EPOCHS,
-        sweep_confirm_seeds=(1, 2, 3, 4, 5),
         cgn=PUBLISHED,
         cgn_images=100_000,
         classifier=ClassifierConfig(),
