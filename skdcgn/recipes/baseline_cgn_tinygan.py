@@ -6,6 +6,7 @@ mechanisms of a CGN, which is trained with CGN's own losses and a fourth, frozen
 (`make_counterfactuals`).
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data import miniature
 from skdcgn.data.labels import evenly_spread_labels
 from skdcgn.errors import InputError
+from skdcgn.files import sha256
 from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost
 from skdcgn.measure.features import extractor, measure_source
@@ -152,23 +154,37 @@ class CounterfactualRunConfig(StageConfig):
     """How many, of the baseline's own measures; the feature distances take as many for each class as that makes."""
 
 
-def check_tinygan(config: TinyGANRunConfig, teacher: UnconstrainedTeacher) -> None:
-    """Check that the parts of a distillation fit each other.
+def tinygan_inputs(config: TinyGANRunConfig, parts: Parts) -> dict[str, str]:
+    """Return what identifies the weights and images of a distillation, and check that they fit each other.
 
     Raises:
-        InputError: real images are needed and not given, or the architecture does not fit the teacher.
+        InputError: real images are needed and not given, or a file is missing, damaged, or does not fit the teacher.
     """
-    own, wanted = config.recipe.architecture, (teacher.resolution, teacher.num_classes, teacher.noise_dim)
-    if (own.resolution, own.num_classes, own.noise_dim) != wanted:
+    architecture, teacher = config.recipe.architecture, parts.reference
+    wanted = (teacher.resolution, teacher.num_classes, teacher.noise_dim)
+    own = (architecture.resolution, architecture.num_classes, architecture.noise_dim)
+    if own != wanted:
         raise InputError(
-            f"the TinyGAN (resolution, classes, noise: {own.resolution}, {own.num_classes}, {own.noise_dim}) "
-            f"does not fit {teacher.name} ({', '.join(map(str, wanted))}): set --tinygan.architecture to match."
+            f"the TinyGAN (resolution, classes, noise: {', '.join(map(str, own))}) does not fit {teacher.name} "
+            f"({', '.join(map(str, wanted))}): set --tinygan.architecture to match."
         )
-    if config.recipe.loss.real and config.real_images is None and not teacher.stand_in:
-        raise InputError(
-            "TinyGAN's objective has a real-image term: give --real-images (such as ImageNet's train), or "
-            "--tinygan.loss.real 0 for none."
-        )
+    inputs = {"teacher": teacher.sha256}
+    if config.class_embedding is not None:
+        load_class_embedding(config.class_embedding, architecture)
+        inputs["class_embedding"] = sha256(config.class_embedding)
+    if config.recipe.loss.real:
+        if config.real_images is not None:
+            images = RealBatches(config.real_images, teacher, 1, torch.Generator()).images
+            inputs["real_images"] = hashlib.sha256(images.listing.encode()).hexdigest()
+        elif teacher.stand_in:
+            scenery, _ = miniature.scenery(lambda: parts.teacher)
+            inputs["real_images"] = f"{scenery.name} {scenery.sha256}"
+        else:
+            raise InputError(
+                "TinyGAN's objective has a real-image term: give --real-images (such as ImageNet's train), or "
+                "--tinygan.loss.real 0 for none."
+            )
+    return inputs
 
 
 def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:
@@ -180,7 +196,6 @@ def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:
     device = setup(config.runtime)
     parts, recipe = config.parts.load(device), config.recipe
     teacher, distill, loss = parts.reference, recipe.distill, recipe.loss
-    check_tinygan(config, teacher)
     real = None
     if loss.real:
         real_images = config.real_images

@@ -5,9 +5,9 @@ the same and of random classes, whose difference is the background gap (BG gap);
 bias, the share of shape among the decisions for shape or texture.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from safetensors.torch import save_file
 
@@ -17,6 +17,7 @@ from skdcgn.classifiers.networks import RESNET50_ADDRESS, invariant_ensemble
 from skdcgn.data import miniature
 from skdcgn.data.imagenet import RobustnessSets, robustness_sets
 from skdcgn.errors import InputError
+from skdcgn.files import sha256
 from skdcgn.mechanisms import Source
 from skdcgn.randomness import seeded
 from skdcgn.recipes.baseline_cgn_tinygan import load_counterfactual_source
@@ -45,6 +46,39 @@ class PicturesConfig:
 
 
 @dataclass(frozen=True)
+class EnsemblesConfig:
+    """Robustness of the invariant ensemble."""
+
+    profile: str
+    """Scale: smoke (tests) and quick (a first look) on the miniature, full (our best answer), paper (published)."""
+    training: EnsembleConfig
+    evaluations: int
+    """Times at which the validation accuracy is measured."""
+    images: int = 100
+    """Training images of each class of the miniature pictures; of their test sets, half as many."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One ensemble for each seed and source. The counterfactuals of a source are the same for all seeds."""
+    sources: tuple[EnsembleSource, ...] = get_args(EnsembleSource)
+    """original: real images alone; the others: counterfactuals beside them."""
+    imagenet: Path | None = None
+    """ImageNet: a folder with train and val."""
+    in9: Path | None = None
+    """IN-9: the unpacked backgrounds challenge, with its in_to_in9.json put into it."""
+    cue_conflict: Path | None = None
+    """The cue-conflict stimuli: a folder with one folder for each shape."""
+    backbone: Path | None = None
+    """Weights of a ResNet-50 trained on ImageNet, in torchvision's format."""
+    teacher: Path | None = None
+    """Another file in the format of cgn.pth."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def pictures(self) -> PicturesConfig:
+        """The real images."""
+        return PicturesConfig(self.images, self.imagenet, self.in9, self.cue_conflict)
+
+
+@dataclass(frozen=True)
 class EnsembleRunConfig:
     """What decides one ensemble, beside weights and images."""
 
@@ -62,11 +96,8 @@ class EnsembleRunConfig:
     runtime: Runtime
 
 
-def check_pictures(config: PicturesConfig, teacher: Source) -> tuple[str, str]:
-    """Check that the images are available and fit the teacher, without writing any.
-
-    Returns:
-        What identifies them, and in one line which they are.
+def run_inputs(config: EnsemblesConfig, teacher: Source) -> tuple[dict[str, str], str]:
+    """Return what identifies weights and images, and in one line which images they are, without writing any.
 
     Raises:
         InputError: a path is missing, or the images are not of the teacher's classes.
@@ -74,34 +105,31 @@ def check_pictures(config: PicturesConfig, teacher: Source) -> tuple[str, str]:
     paths = (config.imagenet, config.in9, config.cue_conflict)
     if teacher.stand_in and not any(paths):
         scenery, reason = miniature.scenery(lambda: teacher)
-        return f"{scenery.name} {getattr(scenery, 'sha256', '')}".rstrip(), reason
-    if not all(paths):
+        identity, classes = f"{scenery.name} {scenery.sha256}", scenery.num_classes
+    elif all(paths):
+        sets, reason = robustness_sets(*paths), f"pictures: {', '.join(map(str, paths))}"
+        identity, classes = sets.identity, len(sets.train.classes)
+    else:
         raise InputError(
             "--imagenet, --in9 and --cue-conflict go together: give the folders of all three, or none and "
             "--profile quick, which makes miniature pictures."
         )
-    sets = robustness_sets(*paths)
-    if len(sets.train.classes) != teacher.num_classes:
+    if classes != teacher.num_classes:
         raise InputError(
-            f"the images are of {len(sets.train.classes)} classes, and {teacher.name} has {teacher.num_classes}: give "
-            "an --imagenet with all of them."
+            f"the images are of {classes} classes, and {teacher.name} has {teacher.num_classes}: give an --imagenet "
+            "with all of them."
         )
-    return sets.identity, f"pictures: {', '.join(map(str, paths))}"
-
-
-def check_backbone(training: EnsembleConfig, backbone: Path | None) -> None:
-    """Check that a pretrained backbone is given where the training starts from one.
-
-    Raises:
-        InputError: it is not.
-    """
-    if training.pretrained and backbone is None:
+    inputs = {"teacher": teacher.sha256, "images": identity}
+    if config.backbone is not None:
+        if not config.backbone.is_file():
+            raise InputError(f"There is no file {config.backbone}: correct --backbone.")
+        inputs["backbone"] = sha256(config.backbone)
+    elif config.training.pretrained:
         raise InputError(
             f"--backbone is missing: give the file of {RESNET50_ADDRESS}, or start from nothing with "
             "--training.no-pretrained."
         )
-    if backbone is not None and not backbone.is_file():
-        raise InputError(f"There is no file {backbone}: correct --backbone.")
+    return inputs, reason
 
 
 def load_sets(config: PicturesConfig, teacher: Source, folder: Path) -> RobustnessSets:
