@@ -494,8 +494,8 @@ def study(confirmed: bool = True, width: bool = False) -> tuple[SimpleNamespace,
         trials["parameters"] = 100 * (numbers + 1)
         objectives, directions = ("iou", "parameters"), ("maximize", "minimize")
     tags = {"kind": "study", "profile": "quick", "dataset": "double_colored", "mechanism": "shape", "teacher": "CGN"}
-    record = SimpleNamespace(run_id="r", name="a study", tags={**tags, "stand_in": "false"}, trials=trials)
-    record.__dict__ |= {"objectives": objectives, "directions": directions, "reports": reports, "front": (0, 7)}
+    found = {"trials": trials, "reports": reports, "objectives": objectives, "directions": directions, "front": (0, 7)}
+    record = SimpleNamespace(run_id="r", name="a study", tags={**tags, "stand_in": "false"}, **found)
     rows = [("no KL", seed, 0.5 + seed / 100) for seed in (1, 2)] + [("best", seed, 0.7) for seed in (1, 2)]
     frame = pd.DataFrame(rows, columns=["setting", "seed", "iou"]).assign(run_id=list("abcd"))
     return record, frame.to_csv(index=False) if confirmed else ""
