@@ -30,7 +30,6 @@ FOLDER = Path(__file__).resolve().parents[1] / "reference"
 
 SCOPE = ("profile", "dataset")
 """Columns of every table that tell what one export replaces of it."""
-
 PROVENANCE = ("teacher", "stand_in", "overrides", "hardware", "commit")
 """Columns of every table that say where a row comes from."""
 

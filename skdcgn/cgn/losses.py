@@ -24,9 +24,7 @@ from skdcgn.mechanisms import compose
 Perceptual = Literal["vgg16", "random", "none"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
 _STYLE_SCALE = 5e3  # the authors' Gram distances enter as w^2 * 5e3
 
 

@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 
 NOISE_DIM = 32
-
 LABEL_DIM = 10
-
 RESOLUTION = 32
 
 
