@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
 from analysis.frame import style
+from analysis.frame.view import View
 from experiments import baseline_cgn_tinygan
 from skdcgn.cgn import baseline
 from skdcgn.cgn.baseline import TinyGANImageNetCGN, UnconstrainedTeacher
@@ -294,12 +295,12 @@ def experiment(
 
 def test_stages_run_once_and_feed_figures_and_table(experiment, store: Store, monkeypatch) -> None:
     figures = [
-        *baseline_cgn_tinygan_figures.figure_8(store).values(),
-        baseline_cgn_tinygan_figures.figure_9(store),
-        baseline_cgn_tinygan_figures.figure_10(store),
+        *baseline_cgn_tinygan_figures.figure_8(View(store)).values(),
+        baseline_cgn_tinygan_figures.figure_9(View(store)),
+        baseline_cgn_tinygan_figures.figure_10(View(store)),
     ]
     assert all(style.is_gap(figure) for figure in figures)
-    assert baseline_cgn_tinygan_figures.comparison(store).empty
+    assert baseline_cgn_tinygan_figures.comparison(View(store)).empty
 
     first = baseline_cgn_tinygan.main(replace(experiment, stage="tinygan"))
     assert first.index.tolist() == ["tinygan"]
@@ -323,13 +324,13 @@ def test_stages_run_once_and_feed_figures_and_table(experiment, store: Store, mo
     assert cgn_run.data.tags["perceptual"] == "random"
 
     figures = [
-        *baseline_cgn_tinygan_figures.figure_8(store).values(),
-        baseline_cgn_tinygan_figures.figure_9(store),
-        baseline_cgn_tinygan_figures.figure_10(store),
+        *baseline_cgn_tinygan_figures.figure_8(View(store)).values(),
+        baseline_cgn_tinygan_figures.figure_9(View(store)),
+        baseline_cgn_tinygan_figures.figure_10(View(store)),
     ]
     assert not any(style.is_gap(figure) for figure in figures)
     assert all("stand-in" in figure.texts[0].get_text() for figure in figures)
-    cells = baseline_cgn_tinygan_figures.comparison(store)
+    cells = baseline_cgn_tinygan_figures.comparison(View(store))
     assert "stand-in" in cells.title
     assert cells.text["SKDCGN"].str.startswith("no finished run").all()
     assert any("imagenet_kd" in command for command in cells.commands)

@@ -13,6 +13,7 @@ from test_training import PROJECT, _environment
 
 from analysis import imagenet_kd as imagenet_kd_figures
 from analysis.frame import style
+from analysis.frame.view import View
 from experiments import imagenet_kd
 from skdcgn import cli, distributed
 from skdcgn.cgn.teachers import miniature
@@ -66,7 +67,9 @@ def test_masks_are_distilled_with_and_without_kl_and_the_profile_s_own_comes_las
 
 def test_the_script_and_its_figures(store: run_store.Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     drawn = (
-        imagenet_kd_figures.figure_2(store) | imagenet_kd_figures.figure_6(store) | imagenet_kd_figures.figure_15(store)
+        imagenet_kd_figures.figure_2(View(store))
+        | imagenet_kd_figures.figure_6(View(store))
+        | imagenet_kd_figures.figure_15(View(store))
     )
     assert len(drawn) == 5
     assert all(style.is_gap(figure) for figure in drawn.values())
@@ -93,11 +96,13 @@ def test_the_script_and_its_figures(store: run_store.Store, capsys: pytest.Captu
     assert kept["mask_teacher"].shape == (20, 1, 32, 32)
 
     drawn = (
-        imagenet_kd_figures.figure_2(store) | imagenet_kd_figures.figure_6(store) | imagenet_kd_figures.figure_15(store)
+        imagenet_kd_figures.figure_2(View(store))
+        | imagenet_kd_figures.figure_6(View(store))
+        | imagenet_kd_figures.figure_15(View(store))
     )
     for name, figure in drawn.items():
         assert not style.is_gap(figure), name
-        assert "miniature stand-in" in _texts(figure)
+        assert "stand-in: a miniature" in _texts(figure)
         assert style.save(figure, name, tmp_path).stat().st_size > 5000
 
     capsys.readouterr()
@@ -113,8 +118,8 @@ def _texts(figure) -> str:
 
 def test_logged_masks_are_read_back_exactly(store: run_store.Store) -> None:
     imagenet_kd.main(replace(SMOKE, mechanism="shape", objective="kl"))
-    (run,) = imagenet_kd_figures.runs.finished_runs(store, "imagenet_kd").to_dict("records")
-    teacher, student = imagenet_kd_figures._logged_images(store, imagenet_kd_figures.pd.Series(run), 1.0)
+    run = View(store).only("imagenet_kd", kind="student")
+    teacher, student = View(store).held_out(run, 30)
     samples = store.load_tensors(run["run_id"], "samples")
     for images, name in ((teacher, "teacher"), (student, "student")):
         assert images.shape == (10, 3, 32, 32)
@@ -210,7 +215,7 @@ def test_the_real_path_at_full_size(
     samples = store.load_tensors(run.info.run_id, "samples")
     assert samples["student"].shape == samples["teacher"].shape == (2, 3, 256, 256)
     assert samples["labels"].tolist() == [5, 700]
-    title = _texts(imagenet_kd_figures.figure_2(store)["figure_2b_texture"])
+    title = _texts(imagenet_kd_figures.figure_2(View(store))["figure_2b_texture"])
     assert "miniature" not in title
     config.teacher.unlink()
 

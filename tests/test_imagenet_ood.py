@@ -10,6 +10,7 @@ import pytest
 from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
 from analysis import imagenet_ood as analysis
 from analysis.frame import style
+from analysis.frame.view import View
 from experiments import baseline_cgn_tinygan, imagenet_ood
 from skdcgn.cgn import miniature
 from skdcgn.cgn import teachers as cgn_teachers
@@ -57,8 +58,8 @@ def _check(store: run_store.Store, results: pd.DataFrame, sources: tuple[str, ..
 def test_experiment_table_and_figure(
     store: run_store.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert style.is_gap(analysis.figure(store))
-    empty = analysis.table(store)
+    assert style.is_gap(analysis.figure(View(store)))
+    empty = analysis.table(View(store))
     assert empty.empty
     assert "python experiments/imagenet_ood.py --sources cgn" in empty.commands
 
@@ -69,7 +70,7 @@ def test_experiment_table_and_figure(
     assert capsys.readouterr().out.count("finished before") == 2
     assert len(store.search("imagenet_ood")) == 3
 
-    table = analysis.table(store)
+    table = analysis.table(View(store))
     assert "stand-in: a miniature" in table.title
     assert "smoke test" in table.title
     text = table.text
@@ -78,10 +79,10 @@ def test_experiment_table_and_figure(
     assert text.loc[("BG gap ↓", "shape head"), "+ SKDCGN"].startswith("no finished run")
     assert len(table.commands) == 2
     table.save("imagenet_ood", tmp_path)
-    figure = analysis.figure(store)
+    figure = analysis.figure(View(store))
     assert len(style.cited(figure)) == 2
     assert style.save(figure, "imagenet_ood", tmp_path).stat().st_size > 10_000
-    sizes = analysis.fidelity(store)
+    sizes = analysis.fidelity(View(store))
     assert sizes.empty
     assert sizes.commands
 
@@ -90,7 +91,7 @@ def test_experiment_table_and_figure(
 def test_every_source(store: run_store.Store) -> None:
     _check(store, imagenet_ood.main(SMOKE), SMOKE.sources)
     baseline_cgn_tinygan.main(replace(baseline_cgn_tinygan.DEFAULTS["smoke"], stage="counterfactuals"))
-    sizes = analysis.fidelity(store)
+    sizes = analysis.fidelity(View(store))
     text = sizes.text
     assert "stand-in" in sizes.title
     assert text.loc[("counterfactuals", "Inception score ↑"), baseline_cgn_tinygan_figures.SOURCES["skdcgn"]].endswith(

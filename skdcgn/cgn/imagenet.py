@@ -25,13 +25,10 @@ from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior
 from skdcgn.tinygan.networks import TinyGANConfig
 
 GeneratorName = Literal["biggan_GT", "f_shape", "f_text", "f_bg"]
-
 Part = Literal["biggan_GT", "f_shape", "f_text", "f_bg", "u2net"]
 
 GENERATORS: tuple[GeneratorName, ...] = ("biggan_GT", "f_shape", "f_text", "f_bg")
-
 PARTS: tuple[Part, ...] = (*GENERATORS, "u2net")
-
 FROZEN: tuple[Part, ...] = ("biggan_GT", "u2net")
 """CGN's training leaves these as they are: they give the target and the saliency."""
 

@@ -37,9 +37,7 @@ TRUNCATIONS = (0.4, 1.0)
 """Range of truncations to fit at."""
 
 _TABLE = 51  # BigGAN's rows of statistics, for truncations 0, 0.02, ..., 1
-
 _KNOT = 5  # every how many rows they are measured and stored; between, they are interpolated
-
 _BETAS = (0.9, 0.99)
 
 Loss = Callable[[torch.Generator], dict[str, Tensor]]

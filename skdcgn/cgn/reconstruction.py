@@ -114,7 +114,7 @@ class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):
             The weighted terms of the objective, and their `total`.
         """
         with autocast(self.device, self.config.precision):
-            rendered = render(self.cgn, *batch, self.config.truncation)
+            rendered = render_all(self.cgn, *batch, self.config.truncation)
         features = None if self._style is None else self._features
         terms = cgn_terms(rendered, features, self.config.loss, self._stream("patches"))
         total = sum(terms.values())
@@ -130,7 +130,7 @@ class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):
     def render(self, noise: Tensor, labels: Tensor) -> Rendered:
         """Render everything from one input in evaluation mode, in fp32."""
         self.cgn.eval()
-        rendered = render(self.cgn, noise.to(self.device), labels.to(self.device), self.config.truncation)
+        rendered = render_all(self.cgn, noise.to(self.device), labels.to(self.device), self.config.truncation)
         self._set_training()
         return rendered
 
@@ -166,7 +166,7 @@ class Gradients:
             parameter.grad = state[name].to(parameter.device).clone() if name in state else None
 
 
-def render(cgn: FourGenerators, noise: Tensor, labels: Tensor, truncation: float) -> Rendered:
+def render_all(cgn: FourGenerators, noise: Tensor, labels: Tensor, truncation: float) -> Rendered:
     """Run all of a CGN on one noise (B, noise_dim) and label (B,), with gradients for all but the target."""
     with torch.no_grad():
         target = cgn.unconstrained(noise, labels, truncation)

@@ -31,12 +31,10 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 
 OWN_TEACHER = _ASSETS / "cgn_double_colored_mnist.safetensors"
 """A CGN that this project trained on double-colored MNIST; the file's metadata has command, seed and scores."""
-
 OWN_TEACHER_NAME = "our own double_colored MNIST CGN"
 
 TRUNCATION = 0.5
 """CGN's own for data sets, with the real weights."""
-
 MINIATURE_TRUNCATION = 1.0
 """The miniature is fitted for truncations above 0.4 and is most diverse without any."""
 

@@ -47,15 +47,11 @@ __all__ = [
 
 Space = Mapping[str, BaseDistribution]
 """Dotted field of a config, such as `loss.lambda_1`, to what it may be."""
-
 Params = Mapping[str, Any]
 """Dotted field of a config to a value."""
-
 Report = Callable[[int, float], None]
 """Takes a step and the objective's value there, and raises optuna.TrialPruned where the trial is hopeless."""
-
 Objective = Callable[[Run, Params, Report | None], Sequence[float]]
-
 Config = TypeVar("Config")
 
 _RETRIES = 2  # of a trial whose process died: parameters that kill every process must not hold the study up for ever
