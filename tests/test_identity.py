@@ -304,7 +304,8 @@ def test_an_edited_measure_makes_those_runs_again_that_use_it(monkeypatch: pytes
     iou = Symbol("skdcgn.measure.fidelity", "mask_iou")
     assert depends(make_student, iou, monkeypatch)
     assert depends(make_reading, iou, monkeypatch)
-    assert not depends(make_classifier, iou, monkeypatch)
+    for make in (make_cgn, make_classifier):
+        assert not depends(make, iou, monkeypatch)
 
 
 def test_runs_depend_on_the_code_that_they_reach_by_way_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
