@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from skdcgn.recipes.profiles import BASELINE, IMAGENET, Profile
 from skdcgn.recipes.student import teacher_tags
 from tqdm import tqdm
 
@@ -28,7 +29,6 @@ from skdcgn.measure.features import extractor
 from skdcgn.mechanisms import Source
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, CounterfactualRecipe, TinyGANRecipe
-from skdcgn.recipes.profiles import BASELINE, IMAGENET, Profile
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store

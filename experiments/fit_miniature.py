@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from skdcgn.recipes.profiles import IMAGENET, Profile
 from skdcgn.recipes.student import teacher_tags
 
 from skdcgn import cli
@@ -28,7 +29,6 @@ from skdcgn.images import grid
 from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
 from skdcgn.recipes import fit_miniature as fit_miniature_recipe
-from skdcgn.recipes.profiles import IMAGENET, Profile
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store

@@ -18,6 +18,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from skdcgn.recipes.profiles import IMAGENET
 from skdcgn.recipes.student import distil
 from skdcgn.recipes.study import Study, StudyConfig
 from tqdm import tqdm
@@ -31,7 +32,6 @@ from skdcgn.files import sha256
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.measure.features import extractor
 from skdcgn.mechanisms import Mechanism, Source, compose
-from skdcgn.recipes.profiles import IMAGENET
 from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store
 from skdcgn.runtime import Precision

@@ -16,6 +16,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from skdcgn.recipes.profiles import ENSEMBLE, Profile
 from skdcgn.recipes.student import teacher_tags
 from tqdm import tqdm
 
@@ -32,7 +33,6 @@ from skdcgn.files import sha256
 from skdcgn.mechanisms import Source
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
 from skdcgn.recipes.imagenet_ood import train_ensemble
-from skdcgn.recipes.profiles import ENSEMBLE, Profile
 from skdcgn.runs import identity as run_identity
 from skdcgn.runs import store as run_store
 from skdcgn.runtime import Runtime

@@ -21,8 +21,8 @@ from skdcgn.measure.cgn import measure_cgn
 from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.sources import CGN_FILE
 from skdcgn.recipes.students import Needs
-from skdcgn.recipes.teachers import CGN_FILE
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime, setup
