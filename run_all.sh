@@ -74,7 +74,7 @@ check_name() {  # option, value
     --profile=smoke | --profile=quick | --profile=full | --profile=paper) ;;
     --dataset=auto | --dataset=double_colored | --dataset=digits) ;;
     --profile=*) fail "there is no profile '$2': choose smoke, quick, full or paper." ;;
-    *) fail "there is no data set '$2': choose auto, double_colored or digits." ;;
+    *) fail "there is no dataset '$2': choose auto, double_colored or digits." ;;
   esac
 }
 
