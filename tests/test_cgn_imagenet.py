@@ -318,16 +318,16 @@ def test_weights_that_do_not_fit(cgn: ImageNetCGN, tmp_path: Path) -> None:
     state = cgn.state_dict()
 
     torch.save({key: tensor for key, tensor in state.items() if not key.endswith("weight_v")}, path)
-    with pytest.raises(InputError, match=r"missing \(such as biggan_GT\.generator\.gen_z\.weight_v\)"):
+    with pytest.raises(InputError, match=r"Missing key.*biggan_GT\.generator\.gen_z\.weight"):
         ImageNetCGN.load(path, MINIATURE)
 
     torch.save(state | {"f_text.extra": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"1 unexpected \(such as f_text\.extra\)"):
+    with pytest.raises(InputError, match=r"Unexpected key.*f_text\.extra"):
         load_mechanism(path, Mechanism.TEXTURE, MINIATURE)
     load_mechanism(path, Mechanism.BACKGROUND, MINIATURE)
 
     torch.save(state | {"f_bg.embeddings.weight": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"1 of another shape \(such as f_bg\.embeddings\.weight\)"):
+    with pytest.raises(InputError, match=r"size mismatch for f_bg\.embeddings\.weight"):
         load_mechanism(path, Mechanism.BACKGROUND, MINIATURE)
 
     with pytest.raises(InputError, match="do not fit"):

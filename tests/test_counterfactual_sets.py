@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skdcgn import cli
-from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands.counterfactuals import Config, main
@@ -31,6 +30,7 @@ from skdcgn.counterfactuals.datasets import (
     draw,
     write,
 )
+from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 
@@ -258,7 +258,7 @@ def test_disk_space_is_about_what_a_set_takes(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_cgn(tmp_path / "cgn.safetensors", CGN())
+    save_state_dict(tmp_path / "cgn.safetensors", CGN().state_dict())
     flags = ["--n", "15", "--per-mask", "5", "--seed", "2", "--intervention", "transparency", "--no-permute"]
     out = tmp_path / "out"
     command = tyro.cli(Config, args=["--source", str(tmp_path / "cgn.safetensors"), "--out", str(out), *flags])

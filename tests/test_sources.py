@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.counterfactuals.students import SKDCGN
+from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import seeded
@@ -79,7 +79,7 @@ def test_students_of_a_run_come_with_their_prior(fake: FakeStore, prior: NoisePr
 
 def test_cgn_of_a_run(fake: FakeStore) -> None:
     path = fake.add("a1", dataset="digits") / "cgn.safetensors"
-    save_cgn(path, CGN())
+    save_state_dict(path, CGN().state_dict())
     loaded, from_file = load_source("runs:/a1", fake), load_source(str(path))
     assert loaded.name == "our CGN on digits (run a1 of some_study)"
     assert loaded.stand_in

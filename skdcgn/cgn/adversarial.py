@@ -10,11 +10,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skdcgn.cgn.losses import (
@@ -38,7 +36,6 @@ from skdcgn.cgn.mnist import (
 )
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path
 from skdcgn.mechanisms import Intervention, Mechanism, compose, intervene, shuffle_patches
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision, autocast
@@ -304,12 +301,3 @@ def _check(data: TensorSet, classes: int) -> None:
             f"CGN training needs images (3, {RESOLUTION}, {RESOLUTION}) with labels below {classes}, got images "
             f"{size} with labels up to {largest}."
         )
-
-
-def save_cgn(path: Path, cgn: CGN, metadata: dict[str, str] | None = None, half: bool = False) -> None:
-    """Write a CGN as safetensors, with where it comes from as metadata; `half` stores fp16, half the size."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in cgn.state_dict().items()}
-    if half:
-        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import torch
 from pytorch_pretrained_biggan import BigGAN
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skdcgn.cgn.imagenet import (
@@ -33,7 +33,6 @@ from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, in_chunks, mi
 from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior, Source
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
 from skdcgn.training import state_digest
@@ -98,9 +97,7 @@ def save_baseline(path: Path, cgn: TinyGANImageNetCGN) -> None:
         "architecture": json.dumps(dataclasses.asdict(cgn.architecture)),
         "u2net_widths": json.dumps(cgn.u2net.widths),
     }
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in cgn.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata)
+    weights.save_state_dict(path, cgn.state_dict(), metadata)
 
 
 def load_baseline(path: Path) -> TinyGANImageNetCGN:

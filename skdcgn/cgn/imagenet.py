@@ -8,7 +8,7 @@ a miniature of the same classes.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.cgn.u2net import FULL_WIDTHS, SMALL_WIDTHS, U2Net, Widths
-from skdcgn.data.weights import load_state_dict
-from skdcgn.errors import InputError
+from skdcgn.data.weights import fill, load_state_dict
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior
 from skdcgn.tinygan.networks import TinyGANConfig
 
@@ -202,20 +201,8 @@ class ImageNetCGN(FourGenerators):
             state = {f"{parts[0]}.{key}": tensor for key, tensor in state.items()}
         left_out = set(PARTS) - set(parts)
         own = {key: tensor for key, tensor in state.items() if _part_of(key) not in left_out}
-        return cls.from_state(own, architecture, parts, path)
-
-    @classmethod
-    def from_state(
-        cls, state: Mapping[str, Tensor], architecture: Architecture, parts: Sequence[Part] = PARTS, source: object = ""
-    ) -> Self:
-        """Build a CGN of a state dict, strictly, in evaluation mode; half precision becomes float32.
-
-        Raises:
-            InputError: the state dict does not fit; the message names its `source`.
-        """
-        cgn = cls(architecture, parts=parts)
-        _fill(cgn, state, source)
-        return cgn.eval()
+        misfit = f"The weights in {path} do not fit this architecture of {', '.join(parts)} (is it the right file?)"
+        return fill(cls(architecture, parts=parts), own, misfit)
 
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
         """Run one of the four generators, a BigGAN; see `FourGenerators.generate`."""
@@ -271,21 +258,3 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
 def _part_of(key: str) -> str:
     return key.split(".", 1)[0]
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
-    """Make the tensors of `state` the weights of a network on the meta device, strictly."""
-    wanted = network.state_dict()
-    problems = {
-        "missing": [key for key in wanted if key not in state],
-        "unexpected": [key for key in state if key not in wanted],
-        "of another shape": [key for key in wanted if key in state and state[key].shape != wanted[key].shape],
-    }
-    found = [f"{len(keys)} {problem} (such as {keys[0]})" for problem, keys in problems.items() if keys]
-    if found:
-        raise InputError(
-            f"The weights in {source} do not fit this network: {', '.join(found)}; "
-            "check that it is the right file for this architecture."
-        )
-    state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    network.load_state_dict(state, assign=True)

@@ -21,14 +21,12 @@ from typing import Any
 import torch
 from pytorch_pretrained_biggan import BigGAN
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.cgn.imagenet import MINIATURE, GeneratorName, ImageNetCGN, Part
-from skdcgn.data.weights import load_state_dict
+from skdcgn.data.weights import fill, load_state_dict, save_state_dict
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source, compose
 from skdcgn.randomness import stream
 from skdcgn.training import Trainer, cosine, descend
@@ -265,9 +263,7 @@ def save_miniature(path: Path, cgn: ImageNetCGN, metadata: dict[str, str]) -> No
         metadata: kept in the file: how it was made, what it scores.
     """
     state = {key: tensor[::_KNOT] if _is_table(key) else tensor for key, tensor in cgn.state_dict().items()}
-    state = {key: (t.half() if t.is_floating_point() else t).contiguous() for key, t in state.items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata)
+    save_state_dict(path, state, metadata, half=True)
 
 
 def load_miniature(path: Path) -> ImageNetCGN:
@@ -278,4 +274,4 @@ def load_miniature(path: Path) -> ImageNetCGN:
     """
     state = load_state_dict(path)
     state = {key: _expand(tensor) if _is_table(key) else tensor for key, tensor in state.items()}
-    return ImageNetCGN.from_state(state, MINIATURE, source=path)
+    return fill(ImageNetCGN(MINIATURE), state, f"the weights in {path} do not fit the miniature")

@@ -95,12 +95,8 @@ def mnist_teacher(
         InputError: the weights are not at hand, or are not those of an MNIST CGN.
     """
     located = path or _pretrained(dataset)
-    cgn = mnist.CGN()
-    try:
-        cgn.load_state_dict(weights.load_state_dict(located))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{located} is not a checkpoint of an MNIST CGN: {reason}") from None
+    misfit = f"{located} is not a checkpoint of an MNIST CGN"
+    cgn = weights.fill(mnist.CGN(), weights.load_state_dict(located), misfit)
     if name is None:
         name = f"CGN authors' {dataset} MNIST" if path is None else path.name
         name = OWN_TEACHER_NAME if located == OWN_TEACHER else name

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn.data.weights import load_state_dict
-from skdcgn.errors import InputError
+from skdcgn.data.weights import fill, load_state_dict
 from skdcgn.mechanisms import Mechanism
 
 FEATURES = 64
@@ -140,11 +139,7 @@ def invariant_ensemble(backbone: Backbone, num_classes: int, weights: Path | Non
     network, features = _resnet50() if backbone == "resnet50" else _small_resnet()
     if weights is not None:
         state = {key: value for key, value in load_state_dict(weights).items() if not key.startswith("fc.")}
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{weights} holds no weights of the backbone {backbone}: {reason}") from None
+        fill(network, state, f"{weights} holds no weights of the backbone {backbone}").train()
     return InvariantEnsemble(network, features, num_classes)
 
 

@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.data.mnist import Dataset, make_dataset
+from skdcgn.data.weights import save_state_dict
 from skdcgn.measure.cgn import measure_cgn
 from skdcgn.runtime import Runtime, setup
 
@@ -57,4 +58,4 @@ def main(command: Config) -> None:
         "scores": json.dumps({name: round(value, 4) for name, value in scores.items()}),
         "scored_on": f"{command.counterfactuals} counterfactuals, {command.classifier.epochs} epochs",
     }
-    save_cgn(command.out, trainer.result, metadata, command.half)
+    save_state_dict(command.out, trainer.result.state_dict(), metadata, command.half)

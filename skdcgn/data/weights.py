@@ -6,9 +6,10 @@ the user's cache folder). One that is in none of them is downloaded into the cac
 
 import os
 import zipfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 import gdown
@@ -17,13 +18,14 @@ import requests
 import safetensors.torch
 import torch
 from gdown.exceptions import DownloadError
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from skdcgn.data.registry import DRIVE, REGISTRY, WeightFile
 from skdcgn.errors import InputError
-from skdcgn.files import format_size, sha256
+from skdcgn.files import atomic_path, format_size, sha256
 
+Network = TypeVar("Network", bound=nn.Module)
 State = Literal["present", "unverified", "missing", "corrupt"]
 
 TIMEOUT = (5.0, 30.0)
@@ -147,6 +149,35 @@ def load_state_dict(path: Path, member: str = "") -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds something else than a dictionary of tensors: give a file with a state dict.")
     return dict(state)
+
+
+def fill(network: Network, state: Mapping[str, Tensor], misfit: str) -> Network:
+    """Give a network its weights, strictly, half precision as float32, and return it in evaluation mode.
+
+    Args:
+        network: on any device; one on the "meta" device takes the tensors themselves.
+        state: its weights by name.
+        misfit: what to say of them, and where they come from, if they are those of another network.
+
+    Raises:
+        InputError: they are.
+    """
+    state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    try:
+        network.load_state_dict(state, assign=any(tensor.is_meta for tensor in network.state_dict().values()))
+    except RuntimeError as error:
+        raise InputError(f"{misfit}: {' '.join(str(error).split())[:200]}") from None
+    return network.eval()
+
+
+def save_state_dict(
+    path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None, half: bool = False
+) -> None:
+    """Write tensors as safetensors, with where they come from as metadata; `half` stores fp16, half the size."""
+    tensors = {name: tensor.half() if half and tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata)
 
 
 def _complete(file: WeightFile, path: Path) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.data import weights
-from skdcgn.errors import InputError
 
 FEATURES, LOGITS = 2048, 1008
 SIDE = 299
@@ -53,12 +52,7 @@ class FIDInception(nn.Module):
             key.replace("fc.", "classifier.", 1) if key.startswith("fc.") else f"network.{key}": value
             for key, value in state.items()
         }
-        try:
-            inception.load_state_dict(renamed, assign=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path} is not pytorch-fid's Inception network: {reason}") from None
-        return inception.eval().requires_grad_(False)
+        return weights.fill(inception, renamed, f"{path} is not pytorch-fid's Inception network").requires_grad_(False)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the pooled features (B, 2048) of images (B, 3, H, W) in [-1, 1]."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
 from skdcgn.cgn.baseline import TinyGANCGN
 from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN
 from skdcgn.cgn.miniature import (
@@ -30,7 +30,7 @@ from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.labels import balanced_labels
 from skdcgn.data.mnist import Dataset, make_dataset
-from skdcgn.data.weights import locate
+from skdcgn.data.weights import locate, save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.images import grid
 from skdcgn.measure import fidelity
@@ -82,7 +82,8 @@ def make_cgn(run: Run, config: CGNConfig, _: Needs) -> None:
     data = make_dataset(config.dataset, "train", config.training.seed)
     trainer = CGNTrainer(config.training, data, None, device)
     trained = _train(run, trainer, config, device)
-    run.log_file(CGN_FILE, lambda path: save_cgn(path, trainer.result, {"dataset": config.dataset, "run": run.run_id}))
+    metadata = {"dataset": config.dataset, "run": run.run_id}
+    run.log_file(CGN_FILE, lambda path: save_state_dict(path, trainer.result.state_dict(), metadata))
     sheets = {"ours": sample_tensors(trained)}
     authors = _authors_teacher(config.dataset, device)
     if authors is not None:

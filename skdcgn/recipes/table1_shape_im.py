@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
 from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, Evaluation, evaluate
 from skdcgn.classifiers.two_way import two_way_sets
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
@@ -21,6 +21,7 @@ from skdcgn.counterfactuals.readings import Init, Labels, Reading, When, reading
 from skdcgn.counterfactuals.remembering import Remembering
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.mnist import NUM_CLASSES, Dataset, TensorSet, make_dataset
+from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float, to_uint8
 from skdcgn.measure.cgn import mask_quality
@@ -145,7 +146,7 @@ def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None
     intervention = config.training.intervention
     train(trainer, run, config.runtime, lambda step: None, (), f"CGN ({config.init}), {intervention}")
     metadata = {"dataset": config.teacher.dataset, "run": run.run_id}
-    run.log_file(CGN_FILE, lambda path: save_cgn(path, trainer.result, metadata))
+    run.log_file(CGN_FILE, lambda path: save_state_dict(path, trainer.result.state_dict(), metadata))
 
 
 @dataclass(frozen=True)

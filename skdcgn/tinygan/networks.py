@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior
@@ -244,9 +245,7 @@ def load_class_embedding(path: Path, config: TinyGANConfig) -> Tensor:
 
 def save_generator(generator: TinyGANGenerator, folder: Path) -> None:
     """Write a generator as `model.safetensors`, its architecture and its noise prior as `config.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "model.safetensors") as path:
-        save_file({key: value.contiguous() for key, value in generator.state_dict().items()}, path)
+    save_state_dict(folder / "model.safetensors", generator.state_dict())
     with atomic_path(folder / "config.json") as path:
         content = {**asdict(generator.config), "prior": asdict(generator.prior)}
         path.write_text(json.dumps(content, indent=2) + "\n")

@@ -6,18 +6,14 @@ discriminator with their optimizers (TinyGAN's, and the paper's baseline), `gene
 """
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from skdcgn.data.weights import load_state_dict
+from skdcgn.data.weights import fill, load_state_dict
 from skdcgn.errors import InputError
-from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
-
-Network = TypeVar("Network", bound=nn.Module)
+from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
 
 # Their names on the left: whole names or dotted parts of them.
 _GENERATOR_NAMES = {
@@ -32,14 +28,6 @@ _GENERATOR_NAMES = {
     "embed": "affine",
     "bn": "norm",
     "colorize": "to_image",
-}
-_DISCRIMINATOR_NAMES = {
-    "embeding": "class_embedding",
-    "fc_src": "score",
-    # They use PyTorch's older spectral norm, with the same vectors under other names.
-    "weight_orig": "parametrizations.weight.original",
-    "weight_u": "parametrizations.weight.0._u",
-    "weight_v": "parametrizations.weight.0._v",
 }
 
 
@@ -56,47 +44,23 @@ def load_published_generator(path: Path, num_classes: int | None = None) -> Tiny
     Raises:
         InputError: the file cannot be read, or is something else.
     """
-    state = _renamed(load_state_dict(path, "G"), _GENERATOR_NAMES)
+    state = {
+        ".".join(_GENERATOR_NAMES.get(part, part) for part in key.split(".")): value
+        for key, value in load_state_dict(path, "G").items()
+    }
     try:
         config = _generator_config(state, num_classes)
         generator = TinyGANGenerator(config)
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise InputError(
             f"{path} holds no TinyGAN generator ({error}): give a model_*.tar or generator_*.pt."
         ) from None
-    return _filled(generator, state, path)
-
-
-def load_published_discriminator(path: Path) -> TinyGANDiscriminator:
-    """Read a discriminator, strictly, in evaluation mode.
-
-    Args:
-        path: a `model_*.tar`, or a file of the discriminator's weights alone.
-
-    Raises:
-        InputError: the file cannot be read, or is something else.
-    """
-    state = load_state_dict(path, "D")
-    # Activations take the odd places in their list of layers.
-    state = {
-        re.sub(r"^layers\.(\d+)\.", lambda match: f"layers.{int(match[1]) // 2}.", key): value
-        for key, value in state.items()
-    }
-    state = _renamed(state, _DISCRIMINATOR_NAMES)
-    try:
-        first = state["layers.0.parametrizations.weight.original"]
-        blocks = _count(state, "layers")
-        rows = len(state["class_embedding.parametrizations.weight.original"])
-        config = TinyGANConfig(2**blocks, blocks=blocks, class_rows=rows, num_classes=rows, channels=first.shape[1])
-        discriminator = TinyGANDiscriminator(config, width=len(first))
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"{path} holds no TinyGAN discriminator ({error}): give a model_*.tar.") from None
-    return _filled(discriminator, state, path)
+    return fill(generator, state, f"The weights in {path} do not fit a TinyGAN of their own sizes")
 
 
 def _generator_config(state: Mapping[str, Tensor], num_classes: int | None) -> TinyGANConfig:
     """Read the architecture off the shapes of the weights."""
-    blocks, width = _count(state, "blocks"), len(state["norm.weight"])
+    blocks, width = len({key.split(".")[1] for key in state if key.startswith("blocks.")}), len(state["norm.weight"])
     rows, class_dim = state["class_embedding.weight"].shape
     outputs, inputs = state["fc.weight"].shape
     start = math.isqrt(outputs // (width * 2 ** (blocks - 1)))
@@ -113,24 +77,3 @@ def _generator_config(state: Mapping[str, Tensor], num_classes: int | None) -> T
         channels=channels,
         mask_channels=channels,
     )
-
-
-def _count(state: Mapping[str, Tensor], name: str) -> int:
-    """Count the members of a list of layers."""
-    numbers = {int(key.split(".")[1]) for key in state if key.startswith(f"{name}.")}
-    if not numbers:
-        raise KeyError(name)
-    return len(numbers)
-
-
-def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    return {".".join(names.get(part, part) for part in key.split(".")): value for key, value in state.items()}
-
-
-def _filled(network: Network, state: Mapping[str, Tensor], path: Path) -> Network:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"The weights in {path} do not fit a TinyGAN of their own sizes: {reason}") from None
-    return network.eval()
