@@ -162,7 +162,6 @@ def test_a_data_set_is_registered_in_one_place(monkeypatch: pytest.MonkeyPatch) 
         ({"dataset": "tripled"}, "'tripled'.*double_colored, colored, wildlife, digits"),
         ({"split": "held-out"}, "'held-out'.*train, valid, test"),
         ({"limit": 0}, "limited to 0 images"),
-        ({"dataset": "colored", "root": Path("nowhere")}, "nowhere.*MNIST/raw"),
     ],
 )
 def test_bad_arguments_are_told(arguments: dict, sentence: str) -> None:
@@ -187,9 +186,9 @@ def write_mnist(root: Path, compress: bool = False) -> None:
             (raw / (name + ".gz" * compress)).write_bytes(gzip.compress(content) if compress else content)
 
 
-def test_mnist_strokes_are_resized_nearest_and_binarized_at_a_tenth(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    data = make_dataset("colored", "test", seed=0, root=tmp_path)
+def test_mnist_strokes_are_resized_nearest_and_binarized_at_a_tenth(no_data: Path) -> None:
+    write_mnist(no_data)
+    data = make_dataset("colored", "test", seed=0)
     assert data.labels.tolist() == list(range(7))
     # Gray 26 of 255 is above 0.1, gray 25 is not; 7 of 28 pixels become 8 of 32.
     expected = torch.zeros(32, 32, dtype=torch.bool)
@@ -248,16 +247,16 @@ def test_download_goes_to_the_cache_once(no_data: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03\x00\x00", b"not an idx file at all"])
-def test_damaged_mnist_is_told(tmp_path: Path, damage: bytes) -> None:
-    write_mnist(tmp_path)
-    (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte").write_bytes(damage)
+def test_damaged_mnist_is_told(no_data: Path, damage: bytes) -> None:
+    write_mnist(no_data)
+    (no_data / "MNIST" / "raw" / "t10k-images-idx3-ubyte").write_bytes(damage)
     with pytest.raises(InputError, match=r"MNIST/raw cannot be read \(.+\): replace"):
-        mnist_digits("test", tmp_path)
+        mnist_digits("test")
 
 
 @pytest.mark.data
 def test_real_splits(data_dir: Path) -> None:
-    train, valid, test = (mnist_digits(split, data_dir) for split in SPLITS)
+    train, valid, test = (mnist_digits(split) for split in SPLITS)
     assert [len(labels) for _, labels in (train, valid, test)] == [50_000, 10_000, 10_000]
     assert train[0].shape[1:] == (28, 28)
     assert train[1][:5].tolist() == [5, 0, 4, 1, 9]  # MNIST begins so
@@ -268,7 +267,7 @@ def test_real_splits(data_dir: Path) -> None:
 
 @pytest.mark.data
 def test_wildlife_is_cut_out_of_the_textures_of_its_digits(data_dir: Path) -> None:
-    data = make_dataset("wildlife", "train", seed=0, root=data_dir, limit=20)
+    data = make_dataset("wildlife", "train", seed=0, limit=20)
     for kind, region in (("background", ~data.strokes), ("object", data.strokes)):
         for pixels, visible, label in zip(data.pixels, region, data.labels, strict=True):
             file = next((data_dir / "textures" / kind).glob(f"{label}_*"))
@@ -282,7 +281,7 @@ def test_wildlife_is_cut_out_of_the_textures_of_its_digits(data_dir: Path) -> No
 
 @pytest.mark.data
 def test_textures_are_padded_by_reflection(data_dir: Path) -> None:
-    textures = mnist.textures("object", data_dir)
+    textures = mnist.textures("object")
     assert textures.shape == (10, 3, 156, 156)
     assert torch.equal(textures[:, :, :3], textures[:, :, 4:7].flip(2))
     assert torch.equal(textures[..., -3:], textures[..., -7:-4].flip(3))
@@ -292,7 +291,7 @@ def test_textures_are_padded_by_reflection(data_dir: Path) -> None:
 def test_wildlife_textures_tell_the_label_in_training_only(data_dir: Path) -> None:
     def spread(split: str) -> float:
         """How far backgrounds of one label lie apart, as a share of how far all do."""
-        data = make_dataset("wildlife", split, seed=0, root=data_dir, limit=300)
+        data = make_dataset("wildlife", split, seed=0, limit=300)
         backgrounds = colors(data, ~data.strokes)
         within = torch.stack([backgrounds[data.labels == label].std(dim=0).mean() for label in range(10)])
         assert within.min() > 0.5  # never the same crop

@@ -118,7 +118,7 @@ def change(monkeypatch: pytest.MonkeyPatch, file: registry.WeightFile, **fields:
     return changed
 
 
-def test_search_order(places: Places, server: Server, toy: registry.WeightFile, tmp_path: Path) -> None:
+def test_search_order(places: Places, server: Server, toy: registry.WeightFile) -> None:
     downloaded = weights.locate("toy")
     assert downloaded == places.cache / toy.path
     assert downloaded.read_bytes() == CONTENT
@@ -127,8 +127,6 @@ def test_search_order(places: Places, server: Server, toy: registry.WeightFile, 
     assert weights.locate("toy") == downloaded
     own = places.put(places.data, toy.path, CONTENT)
     assert weights.locate("toy") == own
-    explicit = places.put(tmp_path, "mine.pth", CONTENT)
-    assert weights.locate("toy", explicit=explicit) == explicit
     assert server.asked == ["/toy.pth"], "a file at hand is not downloaded again"
 
 
@@ -224,7 +222,7 @@ def test_corrupt_file_in_the_cache_is_replaced(places: Places, server: Server, t
 
 
 def test_corrupt_file_of_the_user_is_reported_and_kept(
-    places: Places, server: Server, toy: registry.WeightFile, tmp_path: Path
+    places: Places, server: Server, toy: registry.WeightFile
 ) -> None:
     own = places.put(places.data, toy.path, b"junk")
     places.put(places.cache, toy.path, CONTENT)
@@ -236,12 +234,6 @@ def test_corrupt_file_of_the_user_is_reported_and_kept(
         f" delete it, or replace it with {toy.url}."
     )
     assert own.read_bytes() == b"junk"
-    with pytest.raises(InputError, match=rf"{junk_head} instead of {SHA256[:12]}; name an intact copy of toy"):
-        weights.locate("toy", explicit=own)
-    with pytest.raises(InputError, match="does not exist; name"):
-        weights.locate("toy", explicit=tmp_path / "nowhere.pth")
-    with pytest.raises(InputError, match="is a folder; name"):
-        weights.locate("toy", explicit=tmp_path)
     assert server.asked == []
 
 

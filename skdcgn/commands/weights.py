@@ -3,9 +3,8 @@
     python -m skdcgn weights                                list every file: present, missing or corrupt
     python -m skdcgn weights --download cgn_imagenet vgg16  fetch files into the cache
 
-A file is looked for at the path given explicitly, below SKDCGN_DATA_DIR, and in the cache (SKDCGN_CACHE_DIR,
-or else the user's cache folder); where it is in none of them it is downloaded into the cache, unless
-SKDCGN_OFFLINE=1 forbids that.
+A file is looked for below SKDCGN_DATA_DIR and in the cache (SKDCGN_CACHE_DIR, or else the user's cache
+folder); where it is in neither it is downloaded into the cache, unless SKDCGN_OFFLINE=1 forbids that.
 
 The MNIST experiments need only the small CGNs. The ImageNet teacher is cgn_imagenet, 1.1 GB on Google Drive:
 it already contains all four BigGANs and the U2-Net (keys u2net.*), so biggan_deep_256, u2net and vgg16 serve

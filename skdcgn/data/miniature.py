@@ -67,20 +67,17 @@ class WildlifeDigits:
     sha256 = ""
     num_classes = mnist.NUM_CLASSES
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self) -> None:
         """Read the textures.
-
-        Args:
-            root: folder that contains MNIST/raw and textures, in place of the places where they are looked for.
 
         Raises:
             InputError: MNIST or the textures are not at hand.
         """
         self._textures = {
-            Mechanism.TEXTURE: mnist.textures("object", root),
-            Mechanism.BACKGROUND: mnist.textures("background", root),
+            Mechanism.TEXTURE: mnist.textures("object"),
+            Mechanism.BACKGROUND: mnist.textures("background"),
         }
-        self._digits = cache(lambda split: mnist.make_dataset("wildlife", split, 0, root=root, limit=_STROKES))
+        self._digits = cache(lambda split: mnist.make_dataset("wildlife", split, 0, limit=_STROKES))
 
     def draw(self, split: mnist.Split, labels: Labels, generator: torch.Generator) -> Tensor:
         """Draw images (N, 3, 32, 32) uint8; splits share no strokes. See `Scenery.draw`."""

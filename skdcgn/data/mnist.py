@@ -103,14 +103,12 @@ class TensorSet:
         return self.strokes[index].float()
 
 
-def mnist_digits(split: Split, root: Path | None = None) -> tuple[Tensor, Tensor]:
-    """Read the real MNIST.
+def mnist_digits(split: Split) -> tuple[Tensor, Tensor]:
+    """Read the real MNIST from SKDCGN_DATA_DIR or the cache, into which a missing one is downloaded.
 
     Args:
         split: "train" is the first 50,000 of MNIST's training set, "valid" its last 10,000 (the set that the
             CGN authors call their test set), "test" MNIST's own test set.
-        root: folder that contains MNIST/raw. By default SKDCGN_DATA_DIR or the cache, into which a missing
-            MNIST is downloaded.
 
     Returns:
         Digits (N, 28, 28) uint8 and labels (N,) int64.
@@ -121,7 +119,7 @@ def mnist_digits(split: Split, root: Path | None = None) -> tuple[Tensor, Tensor
     # Imported here because it takes seconds, which the offline digits need not pay.
     from torchvision.datasets import MNIST
 
-    folder = mnist_folder(root)
+    folder = mnist_folder()
     try:
         mnist = MNIST(folder, train=split != "test")
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
@@ -134,16 +132,12 @@ def mnist_digits(split: Split, root: Path | None = None) -> tuple[Tensor, Tensor
     return mnist.data[part], mnist.targets[part]
 
 
-def mnist_folder(root: Path | None = None) -> Path:
+def mnist_folder() -> Path:
     """Return the folder above MNIST/raw, downloading MNIST into the cache where there is none.
 
     Raises:
         InputError: MNIST is not there and cannot be downloaded.
     """
-    if root is not None:
-        if not (root / "MNIST" / "raw").is_dir():
-            raise InputError(f"{root} holds no folder MNIST/raw: give the folder above it, or none to download MNIST.")
-        return root
     for folder in (data_dir(), cache_dir()):
         if folder is not None and (folder / "MNIST" / "raw").is_dir():
             return folder
@@ -220,13 +214,13 @@ def crops(tiles: Tensor, choice: Tensor, generator: torch.Generator) -> Tensor:
     return windows[choice, :, row, column]
 
 
-def textures(kind: Kind, root: Path | None) -> Tensor:
+def textures(kind: Kind) -> Tensor:
     """Read Wildlife MNIST's ten textures, that of digit i at i, padded by reflection: (10, 3, 156, 156) uint8.
 
     Raises:
         InputError: the textures are not available (see `skdcgn.data.weights.locate`).
     """
-    folder = locate("wildlife_textures", root and root / "textures")
+    folder = locate("wildlife_textures")
     tiles = []
     for name in sorted(REGISTRY["wildlife_textures"].members):
         if name.startswith(kind):
@@ -237,19 +231,19 @@ def textures(kind: Kind, root: Path | None) -> Tensor:
     return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
 
 
-def _double_colored(kind: Kind, choice: Tensor, generator: torch.Generator, root: Path | None, walk: int) -> Tensor:
+def _double_colored(kind: Kind, choice: Tensor, generator: torch.Generator, walk: int) -> Tensor:
     table = BACKGROUND_COLORS if kind == "background" else OBJECT_COLORS
     return _tints(table, DOUBLE_COLOR_STD, choice, generator, walk)
 
 
-def _colored(kind: Kind, choice: Tensor, generator: torch.Generator, root: Path | None, walk: int) -> Tensor:
+def _colored(kind: Kind, choice: Tensor, generator: torch.Generator, walk: int) -> Tensor:
     if kind == "background":
         return torch.zeros(1, dtype=torch.uint8)
     return _tints(DIGIT_COLORS, DIGIT_COLOR_STD, choice, generator)
 
 
-def _wildlife(kind: Kind, choice: Tensor, generator: torch.Generator, root: Path | None, walk: int) -> Tensor:
-    return crops(textures(kind, root), choice, generator)
+def _wildlife(kind: Kind, choice: Tensor, generator: torch.Generator, walk: int) -> Tensor:
+    return crops(textures(kind), choice, generator)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,15 +251,15 @@ class DigitSet:
     """How a data set of digits is drawn.
 
     Attributes:
-        read: reads a split's digits (N, H, W) uint8 and labels (N,) int64, from a folder or where they are looked for.
+        read: reads a split's digits (N, H, W) uint8 and labels (N,) int64.
         threshold: gray level, of 1, above which a pixel belongs to the stroke.
         paint: draws backgrounds or strokes, uint8 that broadcasts to (N, 3, 32, 32), from the appearance chosen for
-            each image (N,), a generator, the folder of the data, and the length of a walk (see `WALK_LENGTH`).
+            each image (N,), a generator, and the length of a walk (see `WALK_LENGTH`).
     """
 
-    read: Callable[[Split, Path | None], tuple[Tensor, Tensor]]
+    read: Callable[[Split], tuple[Tensor, Tensor]]
     threshold: float
-    paint: Callable[[Kind, Tensor, torch.Generator, Path | None, int], Tensor]
+    paint: Callable[[Kind, Tensor, torch.Generator, int], Tensor]
 
 
 DATASETS: dict[str, DigitSet] = {
@@ -273,7 +267,7 @@ DATASETS: dict[str, DigitSet] = {
     "colored": DigitSet(mnist_digits, 0.1, _colored),
     "wildlife": DigitSet(mnist_digits, 0.1, _wildlife),
     # The strokes of these digits are enlarged and soft: the original's 0.1 would close the holes of 8 and 9.
-    "digits": DigitSet(lambda split, _: sklearn_digits(split), 0.4, _double_colored),
+    "digits": DigitSet(sklearn_digits, 0.4, _double_colored),
 }
 """Every data set by name: the one place where a new one is registered."""
 
@@ -288,7 +282,6 @@ def make_dataset(
     split: Split,
     seed: int,
     biased: bool | None = None,
-    root: Path | None = None,
     limit: int | None = None,
     published_code: bool = False,
 ) -> TensorSet:
@@ -300,7 +293,6 @@ def make_dataset(
         seed: of the appearances and their noise.
         biased: whether the label fixes the appearance of stroke and background; else both are random, independent of
             each other and of the label. By default the training set is biased and the others are not.
-        root: folder that contains MNIST/raw and textures, in place of the places where they are looked for.
         limit: at most this many images, from the start of the split.
         published_code: let double-colored sets wander as in the CGN authors' code, which adds each image's noise to
             the color table itself: colors walk away at random, by 0.1 and more, and stroke and background of the
@@ -315,7 +307,7 @@ def make_dataset(
     if limit is not None and limit < 1:
         raise InputError(f"A data set cannot be limited to {limit} images: give at least 1.")
     drawn = DATASETS[dataset]
-    digits, labels = drawn.read(split, root)
+    digits, labels = drawn.read(split)
     digits, labels = digits[:limit, None], labels[:limit].clone()
     strokes = F.interpolate(digits, (RESOLUTION, RESOLUTION), mode="nearest") > 255 * drawn.threshold
     walk = WALK_LENGTH[split] if published_code else 1
@@ -324,7 +316,7 @@ def make_dataset(
         generator = stream(seed, dataset, split, kind)
         own = split == "train" if biased is None else biased
         choice = labels if own else torch.randint(NUM_CLASSES, labels.shape, generator=generator)
-        return drawn.paint(kind, choice, generator, root, walk)
+        return drawn.paint(kind, choice, generator, walk)
 
     pixels = torch.where(strokes, painted("object"), painted("background"))
     return TensorSet(pixels.contiguous(), labels, strokes)

@@ -1,7 +1,7 @@
 """Finding, checking and downloading the pretrained files of `skdcgn.data.registry`, and reading their tensors.
 
-A file is looked for at the path given explicitly, below SKDCGN_DATA_DIR, and in the cache (SKDCGN_CACHE_DIR, or else
-the user's cache folder). One that is in none of them is downloaded into the cache, unless SKDCGN_OFFLINE=1 forbids it.
+A file is looked for below SKDCGN_DATA_DIR and in the cache (SKDCGN_CACHE_DIR, or else
+the user's cache folder). One that is in neither is downloaded into the cache, unless SKDCGN_OFFLINE=1 forbids it.
 """
 
 import os
@@ -62,15 +62,14 @@ def check_online() -> None:
         raise OSError("SKDCGN_OFFLINE is set")
 
 
-def locate(name: str, explicit: Path | None = None, download: bool = True) -> Path:
+def locate(name: str, download: bool = True) -> Path:
     """Find a pretrained file, check it, and download it if need be.
 
-    Looks at `explicit`, below SKDCGN_DATA_DIR and in the cache, in this order. A corrupt file in the cache is
+    Looks below SKDCGN_DATA_DIR and in the cache, in this order. A corrupt file in the cache is
     removed and downloaded again; elsewhere it is the user's, and reported.
 
     Args:
         name: a name in `REGISTRY`.
-        explicit: the file itself, where the user names it; nothing else is tried then.
         download: whether a missing file may be downloaded (never with SKDCGN_OFFLINE=1).
 
     Returns:
@@ -83,11 +82,6 @@ def locate(name: str, explicit: Path | None = None, download: bool = True) -> Pa
     if name not in REGISTRY:
         raise InputError(f"There is no pretrained file {name!r}: choose from {', '.join(REGISTRY)}.")
     file = REGISTRY[name]
-    if explicit is not None:
-        if fault := _fault(file, explicit):
-            raise InputError(f"{fault}; name an intact copy of {name}, or none to have it searched and downloaded.")
-        return explicit
-
     state, detail = status(file)
     if state in ("present", "unverified"):
         return Path(detail)
