@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn.classifiers import features as classifier_features
 from skdcgn.classifiers import invariant
-from skdcgn.classifiers.features import load_feature_network
 from skdcgn.classifiers.invariant import (
     ClassifierConfig,
     ClassifierTrainer,
@@ -26,7 +24,9 @@ from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.errors import InputError
 from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.images import to_float
+from skdcgn.measure import features as image_features
 from skdcgn.measure.cost import parameters
+from skdcgn.measure.features import load_feature_network
 from skdcgn.randomness import stream
 
 BRIEF = ClassifierConfig(epochs=1, batch_size=16)
@@ -211,7 +211,7 @@ def test_feature_network_reads_shapes_whatever_their_color() -> None:
 
 @pytest.mark.data
 def test_feature_network_is_as_good_as_its_file_says(data_dir: Path) -> None:
-    file = Path(invariant.__file__).parents[1] / "assets" / classifier_features.FEATURE_NETWORK
+    file = Path(invariant.__file__).parents[1] / "assets" / image_features.FEATURE_NETWORK
     with safetensors.safe_open(file, "pt") as opened:
         stated = float(opened.metadata()["test_accuracy"])
     data = make_dataset("double_colored", "test", seed=0, limit=2500)
@@ -243,6 +243,6 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_package_without_the_feature_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier_features, "FEATURE_NETWORK", "absent.safetensors")
+    monkeypatch.setattr(image_features, "FEATURE_NETWORK", "absent.safetensors")
     with pytest.raises(InputError, match=r"absent\.safetensors.*python -m skdcgn feature-network"):
         load_feature_network()

@@ -10,8 +10,7 @@ from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.errors import InputError
 from skdcgn.measure import cost
 from skdcgn.measure import features as image_features
-from skdcgn.measure.features import draw_outputs, extractor, measure_source
-from skdcgn.measure.inception import FIDInception
+from skdcgn.measure.features import FIDInception, draw_outputs, extractor, measure_source
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import stream
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from skdcgn.classifiers import features as classifier_features
 from skdcgn.measure import cost, fidelity, statistics
 from skdcgn.measure import features as image_features
 from skdcgn.mechanisms import Mechanism
@@ -75,7 +74,7 @@ def test_latency_is_positive() -> None:
 
 def test_digit_features_tell_digits_of_different_colours_apart() -> None:
     images = torch.rand(3, 3, 32, 32, generator=stream(0, "images")) * 2 - 1
-    features = classifier_features.digit_features(images)
+    features = image_features.digit_features(images)
     assert features.shape == (3, 64)
     assert np.isfinite(features).all()
     assert np.abs(features[0] - features[1]).max() > 0

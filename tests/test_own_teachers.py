@@ -13,10 +13,10 @@ from analysis.frame.style import cited, is_gap
 from analysis.frame.view import View
 from experiments import baseline_mnist, train_cgn_mnist
 from skdcgn.cgn.teachers import OWN_TEACHER, OWN_TEACHER_NAME, mnist_teacher
-from skdcgn.classifiers.features import load_feature_network
 from skdcgn.classifiers.invariant import evaluate
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.errors import InputError
+from skdcgn.measure.features import load_feature_network
 from skdcgn.mechanisms import Mechanism
 from skdcgn.runs import store as run_store
 

@@ -1,1 +1,1 @@
-"""Classifiers that shortcuts should not fool, and the features of digits: networks, training, measures."""
+"""Classifiers that shortcuts should not fool: networks, training, measures."""

@@ -1,4 +1,4 @@
-"""Train the digit classifier behind the Fréchet distances on MNIST (see `skdcgn.classifiers.features`).
+"""Train the digit classifier behind the Fréchet distances on MNIST (see `skdcgn.measure.features`).
 
     python -m skdcgn feature-network --out skdcgn/assets/mnist_features.safetensors
 
@@ -9,12 +9,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-import safetensors.torch
-
-from skdcgn.classifiers.features import FEATURE_NETWORK
 from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
 from skdcgn.data.mnist import make_dataset
-from skdcgn.files import atomic_path
+from skdcgn.data.weights import save_state_dict
+from skdcgn.measure.features import FEATURE_NETWORK
 from skdcgn.runtime import Runtime, setup
 
 
@@ -39,7 +37,7 @@ def main(config: Config) -> float:
     for epoch, losses in trainer.fit():
         print(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
     model = trainer.model
-    state = {name: value.cpu().contiguous() for name, value in model.half().state_dict().items()}
+    state = {name: value.clone() for name, value in model.half().state_dict().items()}
     test = make_dataset("double_colored", "test", config.seed)
     accuracy = evaluate(model.float(), test.pixels, test.labels).accuracy  # of what the file holds
     metadata = {
@@ -48,7 +46,6 @@ def main(config: Config) -> float:
         "classifier": json.dumps(dataclasses.asdict(config.classifier)),
         "test_accuracy": f"{accuracy:.4f}",
     }
-    with atomic_path(config.out) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata)
+    save_state_dict(config.out, state, metadata)
     print(f"{config.out}: test accuracy {accuracy:.4f}")
     return accuracy

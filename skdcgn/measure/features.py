@@ -1,29 +1,42 @@
 """How close images are by their features: Fréchet distance, Inception score, variation within classes.
 
-The features are those of the FID's Inception network, or, for 32x32 digits, of the project's own classifier
-(`skdcgn.classifiers.features`). `measure_source` measures a whole source of counterfactuals.
+The features are those of the FID's Inception network, or, for 32x32 digits, of the project's own digit classifier:
+the invariant one, trained on real MNIST digits in random colors (`python -m skdcgn feature-network`), so that its
+features follow the shape. `measure_source` measures a whole source of counterfactuals.
 """
 
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from scipy.linalg import LinAlgWarning
 from scipy.spatial.distance import pdist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from skdcgn.classifiers.features import digit_features, digit_probabilities
+from skdcgn.classifiers.networks import InvariantCNN
 from skdcgn.data import registry, weights
 from skdcgn.data.labels import balanced_labels
+from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution
 from skdcgn.measure import cost
-from skdcgn.measure.inception import FIDInception
 from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
+
+FEATURE_NETWORK = "mnist_features.safetensors"
+
+LOGITS = 1008
+SIDE = 299
+"""Side to which images are enlarged for the network."""
+
+_CHUNK = 32  # images at a time
+_DIGIT_SIDE = 32  # up to this side, images are the miniature's digits, about which Inception has nothing to say
 
 
 def frechet_distance(teacher_features: np.ndarray, student_features: np.ndarray) -> float:
@@ -69,8 +82,90 @@ def intra_class_variation(features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([pdist(features[labels == label]).mean() for label in np.unique(labels)]))
 
 
-_CHUNK = 32  # images at a time
-_DIGIT_SIDE = 32  # up to this side, images are the miniature's digits, about which Inception has nothing to say
+def load_feature_network() -> InvariantCNN:
+    """Load the digit-feature network that comes with the package, frozen and in eval mode.
+
+    Its `features` map images (B, 3, 32, 32) in [-1, 1] to (B, 64).
+
+    Raises:
+        InputError: the package lacks the file.
+    """
+    file = resources.files("skdcgn") / "assets" / FEATURE_NETWORK
+    if not file.is_file():
+        raise InputError(
+            f"The package lacks assets/{FEATURE_NETWORK}: install it whole, or make the file with "
+            "`python -m skdcgn feature-network`."
+        )
+    model = InvariantCNN()
+    model.load_state_dict(safetensors.torch.load(file.read_bytes()))
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def digit_features(images: Tensor) -> np.ndarray:
+    """Features (B, 64) of RGB images (B, 3, 32, 32) by the project's own digit classifier.
+
+    It stands in for Inception, which has nothing to say about 32x32 digits: Fréchet distances on MNIST are
+    comparable with each other only.
+    """
+    network = load_feature_network().to(images.device)
+    return torch.cat([network.features(chunk) for chunk in images.split(500)]).cpu().numpy()
+
+
+@torch.no_grad()
+def digit_probabilities(features: np.ndarray) -> np.ndarray:
+    """Class probabilities (B, 10) that go with `digit_features`."""
+    return load_feature_network().linear(torch.from_numpy(features)).softmax(dim=1).numpy()
+
+
+class FIDInception(nn.Module):
+    """The Inception network of the FID, with its features and its logits: pytorch-fid's, from a file that is at hand.
+
+    It is the TensorFlow Inception of December 2015 with that port's three patched kinds of blocks, strictly loaded from
+    the file that `skdcgn.data.weights` calls `fid_inception`. pytorch-fid itself would download the file into a cache
+    of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from pytorch_fid.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1, FIDInceptionE_2  # slow
+        from torchvision.models import inception_v3
+
+        network = inception_v3(weights=None, num_classes=LOGITS, aux_logits=False, init_weights=False)
+        network.Mixed_5b = FIDInceptionA(192, pool_features=32)
+        network.Mixed_5c = FIDInceptionA(256, pool_features=64)
+        network.Mixed_5d = FIDInceptionA(288, pool_features=64)
+        for name, channels in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+            setattr(network, name, FIDInceptionC(768, channels_7x7=channels))
+        network.Mixed_7b = FIDInceptionE_1(1280)
+        network.Mixed_7c = FIDInceptionE_2(2048)
+        self.classifier = network.fc
+        network.fc = nn.Identity()
+        self.network = network
+
+    @classmethod
+    def load(cls, path: Path) -> "FIDInception":
+        """Read the network from pytorch-fid's file, strictly, frozen and in evaluation mode.
+
+        Raises:
+            InputError: the file is missing, damaged, or of another network.
+        """
+        state = weights.load_state_dict(path)
+        with torch.device("meta"):
+            inception = cls()
+        renamed = {
+            key.replace("fc.", "classifier.", 1) if key.startswith("fc.") else f"network.{key}": value
+            for key, value in state.items()
+        }
+        return weights.fill(inception, renamed, f"{path} is not pytorch-fid's Inception network").requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pooled features (B, 2048) of images (B, 3, H, W) in [-1, 1]."""
+        return self.network(F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits (B, 1008) that go with `features`, for the Inception score."""
+        return self.classifier(features)
 
 
 class Extractor(NamedTuple):
@@ -90,7 +185,7 @@ def extractor(resolution: int, device: torch.device | str = "cpu", path: Path | 
     """Return the network that Fréchet distances of images of this side are taken with, or None.
 
     Images of 32x32 are the miniature's digits: the project's own digit classifier measures them (see
-    `classifiers.features`). For larger ones it is Inception, where its file is at hand: nothing is downloaded.
+    `digit_features`). For larger ones it is Inception, where its file is at hand: nothing is downloaded.
 
     Args:
         resolution: side of the images.

@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from skdcgn.classifiers.features import load_feature_network
 from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
@@ -19,6 +18,7 @@ from skdcgn.data.labels import balanced_labels
 from skdcgn.data.mnist import RESOLUTION, Dataset, TensorSet, make_dataset
 from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float
+from skdcgn.measure.features import load_feature_network
 from skdcgn.randomness import stream
 from skdcgn.recipes.sources import MNISTTeacherConfig, load_source
 from skdcgn.recipes.students import Needs, load_student
