@@ -145,11 +145,6 @@ def descend(optimizer: Optimizer, terms: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
-def constant(step: int) -> float:
-    """Keep the learning rate."""
-    return 1.0
-
-
 def cosine(steps: int) -> Schedule:
     """Lower the learning rate along half a cosine to 0."""
     return lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -218,7 +218,7 @@ def test_trained_cgn_is_a_teacher(cgn: TinyGANImageNetCGN) -> None:
 def test_unconstrained_teacher_is_the_cgns_generator(miniature: ImageNetCGN, reference: UnconstrainedTeacher) -> None:
     noise, labels = reference.sample_noise(5, stream(0, "noise")), torch.arange(5)
     with torch.no_grad():
-        expected = miniature.unconstrained(noise, labels, 1.0)
+        expected = miniature.generate("biggan_GT", noise, labels, 1.0)
     assert torch.equal(reference.render(Mechanism.TEXTURE, noise, labels), expected)
     with pytest.raises(ValueError, match="no shape"):
         reference.render(Mechanism.SHAPE, noise, labels)

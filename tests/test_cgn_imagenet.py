@@ -22,7 +22,6 @@ from skdcgn.cgn.imagenet import (
     PARTS_OF,
     ImageNetCGN,
     initialize,
-    load_mechanism,
 )
 from skdcgn.cgn.u2net import RSU, SMALL_WIDTHS, U2Net
 from skdcgn.errors import InputError
@@ -149,7 +148,7 @@ def test_mechanisms_render(cgn: ImageNetCGN) -> None:
     assert MINIATURE.resolution == 32
     with torch.no_grad():
         outputs = {mechanism: cgn(mechanism, *inputs()) for mechanism in Mechanism}
-        target = cgn.unconstrained(*inputs())
+        target = cgn.generate("biggan_GT", *inputs())
     for mechanism, output in outputs.items():
         assert output.shape == (3, mechanism.channels, 32, 32)
         assert output.isfinite().all()
@@ -268,7 +267,7 @@ def test_load_whole(cgn: ImageNetCGN, tmp_path: Path, form: str, prefix: str) ->
     with torch.no_grad():
         for mechanism in Mechanism:
             torch.testing.assert_close(loaded(mechanism, *inputs()), cgn(mechanism, *inputs()))
-        torch.testing.assert_close(loaded.unconstrained(*inputs()), cgn.unconstrained(*inputs()))
+        torch.testing.assert_close(loaded.generate("biggan_GT", *inputs()), cgn.generate("biggan_GT", *inputs()))
 
 
 @pytest.mark.parametrize("mechanism", list(Mechanism))
@@ -276,10 +275,9 @@ def test_load_one_mechanism(cgn: ImageNetCGN, checkpoint: Path, tmp_path: Path, 
     own = {key: t for key, t in cgn.state_dict().items() if key.split(".")[0] in PARTS_OF[mechanism]}
     torch.save(own, tmp_path / "own.pth")
     for path in (checkpoint, tmp_path / "own.pth"):
-        network = load_mechanism(path, mechanism, MINIATURE)
+        network = ImageNetCGN.load(path, MINIATURE, PARTS_OF[mechanism])
         assert network.state_dict().keys() == own.keys()
         assert not network.training
-        assert not any(parameter.requires_grad for parameter in network.parameters())
         assert torch.equal(network(mechanism, *inputs()), cgn(mechanism, *inputs()).detach())
 
 
@@ -306,10 +304,12 @@ def test_load_one_network(cgn: ImageNetCGN, checkpoint: Path, tmp_path: Path) ->
     """From a file of its own, as BigGAN-deep-256 and U²-Net have, or from a whole CGN's."""
     torch.save(cgn.biggan_GT.state_dict(), tmp_path / "biggan.bin")
     torch.save(cgn.u2net.state_dict(), tmp_path / "u2net.pth")
-    expected = cgn.unconstrained(*inputs())
+    expected = cgn.generate("biggan_GT", *inputs())
     mask = cgn.u2net(expected)
     for biggan, u2net in ((tmp_path / "biggan.bin", tmp_path / "u2net.pth"), (checkpoint, checkpoint)):
-        assert torch.equal(ImageNetCGN.load(biggan, MINIATURE, ["biggan_GT"]).unconstrained(*inputs()), expected)
+        assert torch.equal(
+            ImageNetCGN.load(biggan, MINIATURE, ["biggan_GT"]).generate("biggan_GT", *inputs()), expected
+        )
         assert torch.equal(ImageNetCGN.load(u2net, MINIATURE, ["u2net"]).u2net(expected), mask)
 
 
@@ -323,20 +323,20 @@ def test_weights_that_do_not_fit(cgn: ImageNetCGN, tmp_path: Path) -> None:
 
     torch.save(state | {"f_text.extra": torch.zeros(1)}, path)
     with pytest.raises(InputError, match=r"Unexpected key.*f_text\.extra"):
-        load_mechanism(path, Mechanism.TEXTURE, MINIATURE)
-    load_mechanism(path, Mechanism.BACKGROUND, MINIATURE)
+        ImageNetCGN.load(path, MINIATURE, PARTS_OF[Mechanism.TEXTURE])
+    ImageNetCGN.load(path, MINIATURE, PARTS_OF[Mechanism.BACKGROUND])
 
     torch.save(state | {"f_bg.embeddings.weight": torch.zeros(1)}, path)
     with pytest.raises(InputError, match=r"size mismatch for f_bg\.embeddings\.weight"):
-        load_mechanism(path, Mechanism.BACKGROUND, MINIATURE)
+        ImageNetCGN.load(path, MINIATURE, PARTS_OF[Mechanism.BACKGROUND])
 
     with pytest.raises(InputError, match="do not fit"):
-        load_mechanism(path, Mechanism.TEXTURE, CGN_256)
+        ImageNetCGN.load(path, CGN_256, PARTS_OF[Mechanism.TEXTURE])
 
 
 def test_files_that_hold_no_weights(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(InputError, match="no weight file"):
-        load_mechanism(tmp_path / "absent.pth", Mechanism.SHAPE)
+        ImageNetCGN.load(tmp_path / "absent.pth", parts=PARTS_OF[Mechanism.SHAPE])
     page = b"<!DOCTYPE html><html>Google Drive - Quota exceeded</html>"
     for name, content in {
         "page.pth": page,
@@ -346,12 +346,12 @@ def test_files_that_hold_no_weights(tmp_path: Path, checkpoint: Path) -> None:
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match="cannot be read") as raised:
-            load_mechanism(tmp_path / name, Mechanism.SHAPE)
+            ImageNetCGN.load(tmp_path / name, parts=PARTS_OF[Mechanism.SHAPE])
         assert "\n" not in str(raised.value)
     for content in ([torch.zeros(1)], {"step": 3}, {3: torch.zeros(1)}):
         torch.save(content, tmp_path / "other.pth")
         with pytest.raises(InputError, match=r"something else than a dictionary of tensors|do not fit"):
-            load_mechanism(tmp_path / "other.pth", Mechanism.SHAPE)
+            ImageNetCGN.load(tmp_path / "other.pth", parts=PARTS_OF[Mechanism.SHAPE])
 
 
 # Full size
@@ -392,7 +392,7 @@ RENDER = """
 import json, sys, time
 import torch
 from pathlib import Path
-from skdcgn.cgn.imagenet import ImageNetCGN, load_mechanism
+from skdcgn.cgn.imagenet import PARTS_OF, ImageNetCGN
 from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
 
@@ -406,7 +406,7 @@ before, start = peak(), time.perf_counter()
 if name == "whole":
     cgn = ImageNetCGN.load(path)
 else:
-    cgn = load_mechanism(path, Mechanism(name))
+    cgn = ImageNetCGN.load(path, parts=PARTS_OF[Mechanism(name)]).requires_grad_(False)
 report = {"load_s": time.perf_counter() - start, "load_mib": peak() - before}
 if name != "whole":
     start = time.perf_counter()

@@ -84,7 +84,8 @@ def test_patches_come_from_where_the_mask_is() -> None:
     place = torch.arange(64.0).view(8, 8).expand(1, 3, 8, 8)
     mask = torch.zeros(1, 1, 8, 8)
     mask[:, :, 4:, 4:] = 1
-    patches = losses.texture_patches(place, mask, stream(0, "patches"), side=8, size=2, positions=9, grid=4)
+    config = CGNLossConfig(patch_side=8, patch_size=2, patch_positions=9, patch_grid=4)
+    patches = losses.texture_patches(place, mask, stream(0, "patches"), config)
     assert patches.shape == (1, 3, 8, 8)
     corners = {8 * row + column for row in range(4, 7) for column in range(4, 7)}  # of 2x2 patches within the object
     seen = set()
@@ -101,12 +102,14 @@ def test_patches_come_from_where_the_mask_is() -> None:
 def test_patches_are_each_images_own_and_repeatable() -> None:
     image = torch.stack([torch.full((3, 20, 20), value) for value in (-0.5, 0.5)])
     mask = torch.rand(2, 1, 20, 20, generator=stream(0, "mask"))
-    patches = losses.texture_patches(image, mask, stream(1, "patches"))
+    patches = losses.texture_patches(image, mask, stream(1, "patches"), CGNLossConfig())
     assert torch.allclose(patches, image, atol=1e-5)
     varied = torch.rand(2, 3, 20, 20, generator=stream(2, "image"))
-    first, second = (losses.texture_patches(varied, mask, stream(1, "patches")) for _ in range(2))
+    first, second, other = (
+        losses.texture_patches(varied, mask, stream(seed, "patches"), CGNLossConfig()) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, second)
-    assert not torch.equal(first, losses.texture_patches(varied, mask, stream(2, "patches")))
+    assert not torch.equal(first, other)
 
 
 def test_terms_are_the_weighted_losses(features: StyleFeatures) -> None:
@@ -119,7 +122,7 @@ def test_terms_are_the_weighted_losses(features: StyleFeatures) -> None:
     assert terms["background"].item() == pytest.approx(2000 * outputs.saliency.mean().item())
     perceptual = style_distance(features(outputs.image), features(outputs.target), (4.0, 4.0, 4.0, 4.0))
     assert terms["perceptual"].item() == pytest.approx(perceptual.item(), rel=1e-4)
-    patches = losses.texture_patches(outputs.target, outputs.mask, stream(0, "patches"), 16, 3, 5, 2)
+    patches = losses.texture_patches(outputs.target, outputs.mask, stream(0, "patches"), SMALL)
     texture = style_distance(features(outputs.texture), features(patches), (0.0, 5.0, 5.0, 0.0))
     assert terms["texture"].item() == pytest.approx(texture.item(), rel=1e-4)
 

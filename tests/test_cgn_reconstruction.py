@@ -159,7 +159,7 @@ def test_everything_comes_from_one_noise_and_label(make_cgn) -> None:
     noise, labels = torch.randn(2, 32, generator=stream(0, "noise")), torch.tensor([1, 7])
     with torch.no_grad():
         rendered = render_all(cgn, noise, labels, 1.0)
-        assert torch.equal(rendered.target, cgn.unconstrained(noise, labels, 1.0))
+        assert torch.equal(rendered.target, cgn.generate("biggan_GT", noise, labels, 1.0))
         assert torch.equal(rendered.mask, cgn(Mechanism.SHAPE, noise, labels, 1.0))
         assert torch.equal(rendered.texture, cgn(Mechanism.TEXTURE, noise, labels, 1.0))
         assert torch.equal(rendered.background, cgn(Mechanism.BACKGROUND, noise, labels, 1.0))

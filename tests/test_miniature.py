@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN
 from skdcgn.cgn.miniature import (
     FitConfig,
+    Regression,
     batch_statistics,
     measure_statistics,
-    regression,
     saliency_loss,
     save_miniature,
     target,
@@ -83,7 +83,7 @@ def test_targets_are_the_teacher_s(random_teacher: MNISTTeacher) -> None:
 @pytest.mark.parametrize("part", ["f_text", "u2net"])
 def test_a_fit_goes_on_exactly_where_it_stopped(random_teacher: MNISTTeacher, part: str) -> None:
     fits = [
-        regression(ImageNetCGN(MINIATURE, stream(0, "miniature")).eval(), part, random_teacher, TINY, seed=0)
+        Regression(ImageNetCGN(MINIATURE, stream(0, "miniature")).eval(), part, random_teacher, TINY, seed=0)
         for _ in range(2)
     ]
     whole = [losses for _, losses in fits[0].fit()]
@@ -92,7 +92,7 @@ def test_a_fit_goes_on_exactly_where_it_stopped(random_teacher: MNISTTeacher, pa
     state = {key: value for key, value in fits[1].state_dict().items()}
     state["network"] = {key: tensor.clone() for key, tensor in state["network"].items()}
     first.close()
-    resumed = regression(ImageNetCGN(MINIATURE, stream(0, "miniature")).eval(), part, random_teacher, TINY, seed=0)
+    resumed = Regression(ImageNetCGN(MINIATURE, stream(0, "miniature")).eval(), part, random_teacher, TINY, seed=0)
     resumed.load_state_dict(state)
     assert losses + [terms for _, terms in resumed.fit()] == whole
     weights = [fit.network.state_dict() for fit in (fits[0], resumed)]
@@ -101,7 +101,7 @@ def test_a_fit_goes_on_exactly_where_it_stopped(random_teacher: MNISTTeacher, pa
 
 def test_a_fit_learns(random_teacher: MNISTTeacher) -> None:
     config = FitConfig(texture_steps=40, batch_size=16)
-    fit = regression(ImageNetCGN(MINIATURE, stream(0, "miniature")), "f_text", random_teacher, config, seed=0)
+    fit = Regression(ImageNetCGN(MINIATURE, stream(0, "miniature")), "f_text", random_teacher, config, seed=0)
     losses = [terms["l1"] for _, terms in fit.fit()]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 

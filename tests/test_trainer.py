@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from skdcgn.training import (
     RandomState,
     Trainer,
-    constant,
     cosine,
     descend,
     linear_decay,
@@ -82,7 +81,6 @@ def test_a_resumed_training_is_bit_identical(stop: int) -> None:
 
 
 def test_schedules_by_hand() -> None:
-    assert [constant(step) for step in (0, 9)] == [1, 1]
     assert [cosine(4)(step) for step in (0, 1, 2, 4)] == pytest.approx([1, 0.5 + math.sqrt(0.125), 0.5, 0])
     assert [linear_decay(100, 0.5)(step) for step in (0, 49, 50, 75, 99)] == pytest.approx([1, 1, 1, 0.5, 0.02])
     assert linear_decay(100, 1.0)(99) == 1

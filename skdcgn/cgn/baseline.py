@@ -18,16 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skdcgn.cgn.imagenet import (
-    CGN_256,
-    FROZEN,
-    GENERATORS,
-    Architecture,
-    FourGenerators,
-    GeneratorName,
-    ImageNetCGN,
-    Part,
-)
+from skdcgn.cgn import imagenet
+from skdcgn.cgn.imagenet import FROZEN, GENERATORS, Architecture, FourGenerators, ImageNetCGN
 from skdcgn.cgn.mnist import MechanismNetworks
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, in_chunks, miniature_teacher
 from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
@@ -85,7 +77,7 @@ class TinyGANImageNetCGN(FourGenerators):
         cgn.u2net.load_state_dict(u2net.state_dict(), assign=True)
         return cgn
 
-    def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
+    def generate(self, name: imagenet.GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
         """Run one of the four generators; see `FourGenerators.generate`. A TinyGAN has no use for the truncation."""
         del truncation
         return self.get_submodule(name)(noise, labels)
@@ -121,12 +113,8 @@ def load_baseline(path: Path) -> TinyGANImageNetCGN:
 class UnconstrainedTeacher(Source):
     """A CGN's unconstrained generator as a source, as far as it goes: it has one output, a picture.
 
-    That goes by the name of the mechanism whose output is a picture of the same kind, the texture. Whoever asks for
-    another should look at `mechanisms` first.
+    That goes by the name of the mechanism whose output is a picture of the same kind, the texture.
     """
-
-    mechanisms = (Mechanism.TEXTURE,)
-    """What it renders."""
 
     def __init__(
         self,
@@ -164,7 +152,7 @@ class UnconstrainedTeacher(Source):
         Raises:
             ValueError: asked for a mechanism that is no picture.
         """
-        if mechanism not in self.mechanisms:
+        if mechanism is not Mechanism.TEXTURE:
             raise ValueError(f"the unconstrained generator draws pictures, no {mechanism}")
         one_hot = torch.eye(self.num_classes, device=self.device)
         noise, labels = noise.to(self.device), labels.to(self.device)
@@ -217,9 +205,9 @@ def load_parts(
             "this profile needs the ImageNet CGN, which is not at hand (python -m skdcgn weights says how to get it): "
             "give --teacher, or --biggan and --u2net, or take --profile quick, which uses the miniature."
         )
-    architecture = CGN_256 if cgn is None else cgn.architecture
+    architecture = imagenet.CGN_256 if cgn is None else cgn.architecture
 
-    def load(part: Part, path: Path | None) -> nn.Module:
+    def load(part: imagenet.Part, path: Path | None) -> nn.Module:
         if path is None and cgn.stand_in:
             return cgn.network(Mechanism.SHAPE).get_submodule(part)  # the miniature is in memory as a whole
         path = path or teacher or weights.locate("cgn_imagenet", download=False)

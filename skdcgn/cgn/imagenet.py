@@ -102,7 +102,10 @@ class FourGenerators(nn.Module):
     architecture: Architecture | TinyGANConfig
 
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run one of the four generators: (B, 3, H, W) in [-1, 1]; `f_shape` gives the paper's pre-mask."""
+        """Run one of the four generators: (B, 3, H, W) in [-1, 1].
+
+        `f_shape` gives the paper's pre-mask, and `biggan_GT`, the unconstrained one, the target of reconstruction.
+        """
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
@@ -141,10 +144,6 @@ class FourGenerators(nn.Module):
         """Find the mask (B, 1, H, W) in the shape generator's picture (B, 3, H, W)."""
         # In float32, because under autocast the clamp's upper end would round to 1.
         return self.u2net(premask).float().clamp(MASK_EPSILON, 1 - MASK_EPSILON)
-
-    def unconstrained(self, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Run the unconstrained generator, the reconstruction target: (B, 3, H, W) in [-1, 1]."""
-        return self.generate("biggan_GT", noise, labels, truncation)
 
 
 class ImageNetCGN(FourGenerators):
@@ -209,14 +208,6 @@ class ImageNetCGN(FourGenerators):
         NoisePrior(truncation)  # raises where it is out of range
         one_hot = F.one_hot(labels, self.architecture.num_classes).to(noise.dtype)
         return self.get_submodule(name)(noise, one_hot, truncation)
-
-
-def load_mechanism(path: Path, mechanism: Mechanism, architecture: Architecture = CGN_256) -> ImageNetCGN:
-    """Read one mechanism of a CGN, frozen and in evaluation mode: what a black-box teacher needs.
-
-    Arguments and errors are those of `ImageNetCGN.load`; only the mechanism's own weights enter memory.
-    """
-    return ImageNetCGN.load(path, architecture, PARTS_OF[mechanism]).requires_grad_(False)
 
 
 @torch.no_grad()

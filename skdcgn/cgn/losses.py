@@ -210,30 +210,20 @@ def background_saliency(saliency: Tensor) -> Tensor:
     return saliency.mean()
 
 
-def texture_patches(
-    image: Tensor,
-    mask: Tensor,
-    generator: torch.Generator,
-    side: int = 128,
-    size: int = 15,
-    positions: int = 100,
-    grid: int = 6,
-) -> Tensor:
+def texture_patches(image: Tensor, mask: Tensor, generator: torch.Generator, config: CGNLossConfig) -> Tensor:
     """Lay out patches of each object side by side: the target of the texture's style.
 
     Args:
         image: x_gt, (B, 3, H, W).
         mask: m, (B, 1, H, W).
         generator: draws the patches, with repetition, on the images' device.
-        side: x_gt and m are brought to this side first.
-        size: side of a patch there.
-        positions: the patches come from so many positions, those with the most mask.
-        grid: patches along each side.
+        config: which patches, see the fields that begin with `patch_`.
 
     Returns:
-        (B, 3, H, W), grid * grid patches resized to the image's own side.
+        (B, 3, H, W), `patch_grid` * `patch_grid` patches resized to the image's own side.
     """
     batch, device = len(image), image.device
+    side, size, positions, grid = config.patch_side, config.patch_size, config.patch_positions, config.patch_grid
     small = F.interpolate(image, size=(side, side), mode="bicubic", align_corners=False)
     coverage = F.avg_pool2d(F.interpolate(mask, size=(side, side), mode="bicubic", align_corners=False), size, stride=1)
     across = coverage.shape[-1]
@@ -268,15 +258,7 @@ def cgn_terms(
     if config.reconstruction:
         terms["reconstruction"] = config.reconstruction * reconstruction_distance(image, target)
     if features is not None:
-        patches = texture_patches(
-            target,
-            mask.detach(),
-            generator,
-            config.patch_side,
-            config.patch_size,
-            config.patch_positions,
-            config.patch_grid,
-        )
+        patches = texture_patches(target, mask.detach(), generator, config)
         with torch.no_grad():
             wanted = [block.chunk(2) for block in features(torch.cat([target, patches]))]
         found = [block.chunk(2) for block in features(torch.cat([image, rendered.texture]))]

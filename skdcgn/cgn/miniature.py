@@ -78,35 +78,31 @@ class FitConfig:
         }[part]
 
 
-def regression(cgn: ImageNetCGN, part: Part, teacher: Source, config: FitConfig, seed: int) -> "Regression":
-    """Return the fit of one part of a miniature; for the U²-Net, f_shape and biggan_GT must be fitted already."""
-    loss = saliency_loss(cgn, teacher, config.batch_size)
-    if part != "u2net":
-        loss = generator_loss(cgn, part, teacher, config.batch_size)
-    rate = config.texture_learning_rate if part in ("f_text", "f_bg") else config.learning_rate
-    return Regression(cgn.get_submodule(part), loss, part, config.steps(part), rate, seed)
-
-
 class Regression(Trainer[torch.Generator]):
     """Fits one network of the miniature; a batch is the random stream that it is drawn from, named after its step."""
 
-    def __init__(self, network: nn.Module, loss: Loss, name: str, steps: int, learning_rate: float, seed: int) -> None:
+    def __init__(self, cgn: ImageNetCGN, part: Part, teacher: Source, config: FitConfig, seed: int) -> None:
         """Set up a fit with Adam and a cosine schedule.
 
         Args:
-            network: what to fit; it is put into training mode, and all of its parameters learn.
-            loss: draws a batch and returns the terms of its loss.
-            name: of its random streams.
-            steps: optimizer steps.
-            learning_rate: at the start; it falls to 0.
+            cgn: the miniature.
+            part: what to fit; it is put into training mode, and all of its parameters learn. For the U²-Net, f_shape
+                and biggan_GT must be fitted already.
+            teacher: the CGN for Wildlife MNIST.
+            config: steps, batch size and learning rates.
             seed: of the batches.
         """
-        super().__init__(steps)
-        self._loss, self._name, self._seed = loss, name, seed
-        network = network.requires_grad_(True).train().to(memory_format=torch.channels_last)
+        super().__init__(config.steps(part))
+        self._name, self._seed = part, seed
+        if part == "u2net":
+            self._loss = saliency_loss(cgn, teacher, config.batch_size)
+        else:
+            self._loss = generator_loss(cgn, part, teacher, config.batch_size)
+        network = cgn.get_submodule(part).requires_grad_(True).train().to(memory_format=torch.channels_last)
         self.network = self.register("network", network)
-        adam = torch.optim.Adam(network.parameters(), learning_rate, _BETAS, fused=True)
-        self._optimizer = self.register_optimizer("optimizer", adam, cosine(steps))
+        rate = config.texture_learning_rate if part in ("f_text", "f_bg") else config.learning_rate
+        adam = torch.optim.Adam(network.parameters(), rate, _BETAS, fused=True)
+        self._optimizer = self.register_optimizer("optimizer", adam, cosine(self.steps))
 
     def fit(self) -> Iterator[tuple[int, dict[str, float]]]:
         """Train as `Trainer.fit` does, all the while normalizing by the statistics of each batch."""

@@ -169,7 +169,7 @@ class Gradients:
 def render_all(cgn: FourGenerators, noise: Tensor, labels: Tensor, truncation: float) -> Rendered:
     """Run all of a CGN on one noise (B, noise_dim) and label (B,), with gradients for all but the target."""
     with torch.no_grad():
-        target = cgn.unconstrained(noise, labels, truncation)
+        target = cgn.generate("biggan_GT", noise, labels, truncation)
     premask, texture, background = (
         cgn.generate(PARTS_OF[mechanism][0], noise, labels, truncation) for mechanism in Mechanism
     )

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 
 from skdcgn.cgn import mnist
-from skdcgn.cgn.imagenet import (
-    CGN_256,
-    MINIATURE,
-    PARTS_OF,
-    Architecture,
-    FourGenerators,
-    ImageNetCGN,
-    load_mechanism,
-)
+from skdcgn.cgn.imagenet import CGN_256, MINIATURE, PARTS_OF, Architecture, FourGenerators, ImageNetCGN
 from skdcgn.cgn.miniature import load_miniature
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
@@ -152,7 +144,6 @@ class ImageNetTeacher(Source):
         # What it renders depends on these as well, and whatever is derived from it must be told apart by them.
         setting = f"{sha256} truncation {truncation:g} {precision}"
         self.sha256 = hashlib.sha256(setting.encode()).hexdigest()
-        self.weights_sha256 = sha256
         self.name, self.stand_in, self.reason = name, stand_in, reason
         self.resolution = architecture.resolution
         self.num_classes = architecture.num_classes
@@ -178,7 +169,8 @@ class ImageNetTeacher(Source):
             self._cgn[0] is not mechanism and not all(hasattr(self._cgn[1], part) for part in PARTS_OF[mechanism])
         ):
             self._cgn = None  # before the next one is read: never two in memory
-            self._cgn = mechanism, self._load(mechanism).to(self._device, memory_format=torch.channels_last)
+            network = self._load(mechanism).requires_grad_(False)
+            self._cgn = mechanism, network.to(self._device, memory_format=torch.channels_last)
         return self._cgn[1]
 
     @torch.no_grad()
@@ -222,7 +214,7 @@ def imagenet_teacher(
     if not located.is_file():
         raise InputError(f"There is no ImageNet CGN at {located}: correct the path, or leave it out.")
     return ImageNetTeacher(
-        functools.partial(load_mechanism, located),
+        lambda mechanism: ImageNetCGN.load(located, parts=PARTS_OF[mechanism]),
         CGN_256,
         "CGN authors' ImageNet" if path is None else path.name,
         _checksum(located, located.stat().st_mtime_ns),

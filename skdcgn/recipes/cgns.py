@@ -19,9 +19,9 @@ from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN
 from skdcgn.cgn.miniature import (
     FITTED,
     FitConfig,
+    Regression,
     load_miniature,
     measure_statistics,
-    regression,
     save_miniature,
     target,
 )
@@ -202,7 +202,7 @@ def make_part(run: Run, config: PartConfig, needs: Needs) -> None:
     setup(config.runtime)
     part, seed = config.part, config.seed
     teacher, cgn = config.teacher.load(), _fitted(run.store, seed, needs)
-    trainer = regression(cgn, part, teacher, config.fit, seed)
+    trainer = Regression(cgn, part, teacher, config.fit, seed)
     labels = balanced_labels(1, teacher.num_classes)
     prior = NoisePrior(MINIATURE_TRUNCATION)
     noise = prior.sample(len(labels), teacher.noise_dim, stream(seed, "sheet"))

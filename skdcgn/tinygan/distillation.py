@@ -16,7 +16,7 @@ from skdcgn.runtime import Precision, autocast
 from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
 from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import Records
-from skdcgn.training import Stateful, Trainer, constant, descend, warm_cosine
+from skdcgn.training import Stateful, Trainer, descend, warm_cosine
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -110,7 +110,7 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
         self._batches, self._real, self._epoch_steps = batches, real, epoch_steps
         self._config, self._loss = config, loss
         self.student = self.register("student", self._set_up(student))
-        schedule = constant if config.schedule == "constant" else warm_cosine(config.steps, config.warmup)
+        schedule = warm_cosine(config.steps, config.warmup) if config.schedule == "cosine" else None
         self._optimizer = self.register_optimizer("optimizer", self._adam(self.student), schedule)
         self.result: TinyGANGenerator = self.student
         """The student to evaluate and to keep: the moving average where there is one."""

@@ -157,22 +157,6 @@ def feature_distance(
     return sum(alpha * FEATURE_DISTANCES[distance](t, s, temperature) for alpha, t, s in levels)
 
 
-def kl_divergence(
-    teacher: Tensor,
-    student: Tensor,
-    teacher_activations: Sequence[Tensor],
-    student_activations: Sequence[Tensor],
-    config: LossConfig,
-) -> Tensor:
-    """The KL term of Eq. 6 in the form that `config` names; activations are read for "activations" only."""
-    p, q = teacher, student
-    if config.kl_on == "activations":
-        p, q = teacher_activations[-1], student_activations[-1]
-    if config.kl_direction == "student_teacher":
-        p, q = q, p
-    return KL_DIVERGENCES[config.kl_on](p, q, config.temperature)
-
-
 def generator_terms(
     teacher: Tensor,
     student: Tensor,
@@ -210,8 +194,12 @@ def generator_terms(
     if config.lambda_2 and config.real and adversarial:
         terms["adversarial_real"] = config.real * config.lambda_2 * adversarial_student(scores_beside_real)
     if config.kl:
-        divergence = kl_divergence(teacher, student, teacher_activations, student_activations, config)
-        terms["kl"] = config.kl * divergence
+        compared = teacher, student
+        if config.kl_on == "activations":
+            compared = teacher_activations[-1], student_activations[-1]
+        if config.kl_direction == "student_teacher":
+            compared = compared[::-1]
+        terms["kl"] = config.kl * KL_DIVERGENCES[config.kl_on](*compared, config.temperature)
     if config.cross_entropy:
         target = torch.ones_like(student_scores)
         terms["cross_entropy"] = config.cross_entropy * F.binary_cross_entropy_with_logits(student_scores, target)

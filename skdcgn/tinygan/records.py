@@ -21,6 +21,7 @@ from skdcgn.data.imagenet import center_crop, image_folder, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source, shuffle_patches
+from skdcgn.training import RandomState
 
 _READERS = 8  # threads: decoding releases Python's lock
 
@@ -93,23 +94,18 @@ def _jpeg_round_trip(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.open(buffer))
 
 
-class _DrawnBatches:
+class _DrawnBatches(RandomState):
     """Endless batches drawn from a generator, whose state is theirs."""
 
     def __init__(self, teacher: Source, batch_size: int, generator: torch.Generator) -> None:
-        self._teacher, self._batch_size, self._generator = teacher, batch_size, generator
+        super().__init__(generator)
+        self._teacher, self._batch_size = teacher, batch_size
 
     def _draw(self, choices: int) -> tuple[Tensor, Tensor]:
         """Draw an index below `choices`, (B,), and noise (B, noise_dim)."""
         size, generator = (self._batch_size,), self._generator
         index = torch.randint(choices, size, generator=generator, device=generator.device)
         return index, self._teacher.sample_noise(self._batch_size, generator)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._generator.set_state(state["generator"].cpu())
 
 
 class FreshBatches(_DrawnBatches):
