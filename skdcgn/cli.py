@@ -42,10 +42,8 @@ def parse(defaults: Mapping[str, Config], description: str | None = None, args: 
     if known.profile:
         arguments += ["--profile", known.profile]
     profile = known.profile or overrides.get("profile", "quick")
-    default = defaults.get(profile) if isinstance(profile, str) else None
-    default = override(
-        default or defaults["quick"], overrides, str(known.config)
-    )  # tyro complains of a wrong --profile
+    default = defaults.get(profile) if isinstance(profile, str) else None  # tyro complains of a wrong --profile
+    default = override(default or defaults["quick"], overrides, str(known.config))
     description = f"{description or ''}\n\n--config FILE takes fields from a YAML or JSON file, such as a sweep's best."
     return tyro.cli(type(default), default=default, description=description, args=arguments)
 

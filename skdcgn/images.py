@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB values in [0, 1]: what torchvision's networks expect to be taken off their input."""
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """Quantize images in [-1, 1] to 0..255."""

@@ -15,25 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from skdcgn.cgn.losses import (
-    Perceptual,
-    binary_entropy,
-    color_distance,
-    least_squares_terms,
-    mask_on_frame,
-    style_distance,
-    style_features,
-)
-from skdcgn.cgn.mnist import (
-    CGN,
-    NOISE_DIM,
-    RESOLUTION,
-    ConvDiscriminator,
-    LinearDiscriminator,
-    MechanismNetworks,
-    initialize_orthogonally,
-    orthogonalize_labels,
-)
+from skdcgn.cgn import losses, mnist
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Intervention, Mechanism, compose, intervene, shuffle_patches
@@ -69,7 +51,7 @@ class CGNTrainingConfig:
     """Weight of the distance of the images' colors (see `color_distance`; not in the authors' objective)."""
     style: float = 1.0
     """Weight of the perceptual style loss, over its block weights."""
-    perceptual: Perceptual = "none"
+    perceptual: losses.Perceptual = "none"
     """Features of the style loss: VGG16 (none where its weights are not at hand), an untrained small net, or none."""
     style_blocks: tuple[float, float, float, float] = (0.0, 0.05, 0.0, 0.05)
     """The authors' weights w of the four VGG16 blocks, as in w^2 * 5000 * L1 of Gram matrices."""
@@ -135,7 +117,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         self,
         config: CGNTrainingConfig,
         data: TensorSet,
-        cgn: MechanismNetworks | None = None,
+        cgn: mnist.MechanismNetworks | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         """Prepare a run.
@@ -153,14 +135,14 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         self.config, self.data, self.device = config, data, torch.device(device)
         with seeded(config.seed, "cgn training", "start"):
             if cgn is None:
-                cgn = CGN()
-                initialize_orthogonally(cgn, config.flat_start)
+                cgn = mnist.CGN()
+                mnist.initialize_orthogonally(cgn, config.flat_start)
             _check(data, cgn.num_classes)
-            network = LinearDiscriminator if config.discriminator == "linear" else ConvDiscriminator
+            network = mnist.LinearDiscriminator if config.discriminator == "linear" else mnist.ConvDiscriminator
             self.discriminator = self.register("discriminator", network(cgn.num_classes).to(self.device))
             if config.flat_start:
-                orthogonalize_labels(self.discriminator.label_emb)
-            self.perceptual, self._style = style_features(config.perceptual)
+                mnist.orthogonalize_labels(self.discriminator.label_emb)
+            self.perceptual, self._style = losses.style_features(config.perceptual)
         self.cgn = self.register("cgn", copy.deepcopy(cgn).to(self.device).train().requires_grad_(True))
         adam = functools.partial(torch.optim.Adam, lr=config.lr, betas=config.betas, fused=True)
         decay = linear_decay(config.steps, config.decay_from)
@@ -201,13 +183,13 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
                 self.device, self.config.precision
             ):  # around both, so that they share one cast of the weights
                 scores = self._score(real, real_labels), self._score(generated.detach(), labels)
-            critic_terms = least_squares_terms(*scores)
+            critic_terms = losses.least_squares_terms(*scores)
             descend(self._discriminator_optimizer, critic_terms)
         return terms | critic_terms
 
     def _generate(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return masks as generated, and composed images from modified masks and shuffled patches."""
-        noise = torch.randn(len(labels), NOISE_DIM, generator=self._stream("noise"), device=self.device)
+        noise = torch.randn(len(labels), mnist.NOISE_DIM, generator=self._stream("noise"), device=self.device)
         with autocast(self.device, self.config.precision):
             mask = self.cgn(Mechanism.SHAPE, noise, labels)
             if self.config.trains_texture(self.step):
@@ -232,16 +214,16 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
             terms["adversarial"] = config.adversarial * (self._score(generated, labels) - 1).square().mean()
             self.discriminator.requires_grad_(True)
         if config.binary:
-            terms["binary"] = config.binary * math.log(2) * binary_entropy(mask)
+            terms["binary"] = config.binary * math.log(2) * losses.binary_entropy(mask)
         if config.frame:
-            terms["frame"] = config.frame * mask_on_frame(mask)
+            terms["frame"] = config.frame * losses.mask_on_frame(mask)
         if config.color:
-            terms["colour"] = config.color * color_distance(generated, real)
+            terms["colour"] = config.color * losses.color_distance(generated, real)
         if config.style and self._style is not None:
             with autocast(self.device, config.precision):
                 features = self._style(torch.cat([generated, real]))
             halves = [block.chunk(2) for block in features]
-            distance = style_distance([g for g, _ in halves], [r for _, r in halves], config.style_blocks)
+            distance = losses.style_distance([g for g, _ in halves], [r for _, r in halves], config.style_blocks)
             terms["style"] = config.style * distance
         return terms
 
@@ -253,7 +235,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
     def _fill_bank(self) -> "TextureBank":
         """Render the first bank, a texture and a background for each class and batch position."""
         labels = torch.arange(self.cgn.num_classes, device=self.device).repeat_interleave(self.config.batch_size)
-        noise = torch.randn(len(labels), NOISE_DIM, generator=self._stream("bank"), device=self.device)
+        noise = torch.randn(len(labels), mnist.NOISE_DIM, generator=self._stream("bank"), device=self.device)
         rendered = [self.result(mechanism, noise, labels) for mechanism in (Mechanism.TEXTURE, Mechanism.BACKGROUND)]
         return TextureBank(torch.stack(rendered).unflatten(1, (self.cgn.num_classes, self.config.batch_size)))
 
@@ -296,8 +278,9 @@ def _check(data: TensorSet, classes: int) -> None:
     if len(data) == 0:
         raise InputError("CGN training needs images, got a data set of none.")
     size, largest = tuple(data.pixels.shape[1:]), int(data.labels.max())
-    if size != (3, RESOLUTION, RESOLUTION) or largest >= classes:
+    wanted = 3, mnist.RESOLUTION, mnist.RESOLUTION
+    if size != wanted or largest >= classes:
         raise InputError(
-            f"CGN training needs images (3, {RESOLUTION}, {RESOLUTION}) with labels below {classes}, got images "
-            f"{size} with labels up to {largest}."
+            f"CGN training needs images {wanted} with labels below {classes}, got images {size} with labels up to "
+            f"{largest}."
         )

@@ -19,12 +19,11 @@ from torch.nn import functional as F
 
 from skdcgn.data import weights
 from skdcgn.errors import InputError
+from skdcgn.images import IMAGENET_MEAN, IMAGENET_STD
 from skdcgn.mechanisms import compose
 
 Perceptual = Literal["vgg16", "random", "none"]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _STYLE_SCALE = 5e3  # the authors' Gram distances enter as w^2 * 5e3
 
 
@@ -52,7 +51,7 @@ class StyleFeatures(nn.Module):
         layers = vgg.make_layers(vgg.cfgs["D"])[:23]
         state = weights.load_state_dict(path)
         layers.load_state_dict({key: state[f"features.{key}"] for key in layers.state_dict()})
-        return cls([layers[:4], layers[4:9], layers[9:16], layers[16:23]], _IMAGENET_MEAN, _IMAGENET_STD)
+        return cls([layers[:4], layers[4:9], layers[9:16], layers[16:23]], IMAGENET_MEAN, IMAGENET_STD)
 
     @classmethod
     def random(cls) -> Self:

@@ -53,41 +53,31 @@ def _sum_taps(weight: Tensor, dim: int) -> Tensor:
     return torch.stack([torch.stack([first, middle + last], dim), torch.stack([first + middle, last], dim)])
 
 
+def _start(width: int) -> tuple[nn.Module, ...]:
+    """Noise and label embedding to the first feature map, 42 -> (B, width, 8, 8)."""
+    return nn.Linear(NOISE_DIM + LABEL_DIM, width * 8 * 8), nn.Unflatten(1, (width, 8, 8))
+
+
+def _stage(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    """Double the side: (B, in_channels, H, W) -> (B, out_channels, 2H, 2W)."""
+    convolution = UpsampledConv2d(in_channels, out_channels)
+    return nn.Identity(), convolution, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2)
+
+
 def _shape_net(width: int = 64) -> nn.Sequential:
     """Mask network: 42 -> (B, 1, 32, 32), instance-normalized after every stage."""
     return nn.Sequential(
-        nn.Linear(NOISE_DIM + LABEL_DIM, width * 8 * 8),
-        nn.Unflatten(1, (width, 8, 8)),
-        nn.InstanceNorm2d(width),
-        nn.Identity(),
-        UpsampledConv2d(width, width // 2),
-        nn.BatchNorm2d(width // 2),
-        nn.LeakyReLU(0.2),
-        nn.InstanceNorm2d(width // 2),
-        nn.Identity(),
-        UpsampledConv2d(width // 2, 1),
-        nn.BatchNorm2d(1),
-        nn.LeakyReLU(0.2),
-        nn.InstanceNorm2d(1),
+        *(*_start(width), nn.InstanceNorm2d(width)),
+        *(*_stage(width, width // 2), nn.InstanceNorm2d(width // 2)),
+        *(*_stage(width // 2, 1), nn.InstanceNorm2d(1)),
     )
 
 
 def _texture_net(width: int = 64) -> nn.Sequential:
     """Texture or background network: 42 -> (B, 3, 32, 32) in [-1, 1]."""
     return nn.Sequential(
-        nn.Linear(NOISE_DIM + LABEL_DIM, width * 8 * 8),
-        nn.Unflatten(1, (width, 8, 8)),
-        nn.Identity(),
-        UpsampledConv2d(width, width),
-        nn.BatchNorm2d(width),
-        nn.LeakyReLU(0.2),
-        nn.Identity(),
-        UpsampledConv2d(width, width // 2),
-        nn.BatchNorm2d(width // 2),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(width // 2, 3, 3, padding=1),
-        nn.BatchNorm2d(3),
-        _FullTanh(),
+        *(*_start(width), *_stage(width, width), *_stage(width, width // 2)),
+        *(nn.Conv2d(width // 2, 3, 3, padding=1), nn.BatchNorm2d(3), _FullTanh()),
     )
 
 

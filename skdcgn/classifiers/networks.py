@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.data.weights import fill, load_state_dict
+from skdcgn.images import IMAGENET_MEAN, IMAGENET_STD
 from skdcgn.mechanisms import Mechanism
 
 FEATURES = 64
@@ -79,9 +80,6 @@ Head = Literal["ensemble", "shape", "texture", "background", "shape_texture"]
 
 HEADS: tuple[Head, ...] = ("ensemble", "shape", "texture", "background", "shape_texture")
 """What an `InvariantEnsemble` predicts with: all heads averaged, each alone, and the average without background."""
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB values in [0, 1]: what torchvision's backbones expect to be taken off their input."""
 
 RESNET50_ADDRESS = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 """torchvision's ResNet-50 trained on ImageNet (98 MB), with which CGN's ensemble starts."""

@@ -53,15 +53,6 @@ class Reading:
         return None if self.init is None else (self.init, self.in_training, self.strength)
 
     @property
-    def transparency(self) -> float | None:
-        """What the mask is multiplied with: 1 without modification; None for modifications of another kind."""
-        if self.intervention == "none":
-            return 1.0
-        if self.intervention != "transparency":
-            return None
-        return PAPER_STRENGTH if self.strength is None else self.strength
-
-    @property
     def tags(self) -> dict[str, str]:
         """What tells the reading apart in the run store."""
         return {
