@@ -1,21 +1,16 @@
 """The miniature: its fit, its statistics of truncation, its compact file, and the one that comes with the package."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from experiments import fit_miniature
-from skdcgn.cgn import miniature
-from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN, truncated_noise
+from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, PARTS, ImageNetCGN
 from skdcgn.cgn.miniature import (
-    FITTED,
     FitConfig,
     batch_statistics,
     measure_statistics,
@@ -26,11 +21,9 @@ from skdcgn.cgn.miniature import (
 )
 from skdcgn.cgn.teachers import MINIATURE_FILE, MINIATURE_TRUNCATION, MNISTTeacher, load_miniature, mnist_teacher
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
-from skdcgn.recipes.fit_miniature import scores
-from skdcgn.runs import store as run_store
-from skdcgn.runtime import Runtime
+from skdcgn.recipes.cgns import score_miniature
 
 TINY = FitConfig(6, 6, 6, 6, batch_size=8)
 
@@ -41,7 +34,7 @@ def cgn() -> ImageNetCGN:
 
 
 def test_normalisation_uses_the_batch_only_where_asked(cgn: ImageNetCGN) -> None:
-    noise, labels = truncated_noise(8, 32, 1.0, stream(0, "noise")), torch.arange(8)
+    noise, labels = NoisePrior(1.0).sample(8, 32, stream(0, "noise")), torch.arange(8)
     images, halves = {}, {}
     with torch.no_grad():
         cgn.eval()
@@ -64,7 +57,7 @@ def test_tables_hold_what_the_network_has(cgn: ImageNetCGN) -> None:
                 module.bias.normal_(0, 1, generator=stream(0, "bias"))
     measure_statistics(network, stream(0, "statistics"), images=200)
     assert not network.training
-    noise, labels = truncated_noise(200, 32, 0.6, stream(1, "noise")), torch.arange(200) % 10
+    noise, labels = NoisePrior(0.6).sample(200, 32, stream(1, "noise")), torch.arange(200) % 10
     with torch.no_grad():
         by_table = cgn.generate("f_text", noise, labels, 0.6)
         with batch_statistics(network):
@@ -141,7 +134,7 @@ def test_the_file_is_compact_and_gives_the_network_back(cgn: ImageNetCGN, tmp_pa
     state = loaded.state_dict()
     for key, tensor in cgn.state_dict().items():
         torch.testing.assert_close(state[key], tensor, rtol=2e-3, atol=2e-3)
-    noise, labels = truncated_noise(4, 32, 1.0, stream(0, "noise")), torch.arange(4)
+    noise, labels = NoisePrior(1.0).sample(4, 32, stream(0, "noise")), torch.arange(4)
     with torch.no_grad():
         for mechanism in Mechanism:
             expected = cgn.eval()(mechanism, noise, labels, 1.0)
@@ -176,30 +169,9 @@ def test_the_package_has_a_fitted_miniature() -> None:
 def test_its_pictures_are_the_wildlife_teacher_s(data_dir: Path) -> None:
     with safe_open(MINIATURE_FILE, "pt") as file:
         noted = json.loads(file.metadata()["scores_on_unseen_noise"])
-    again = scores(load_miniature(MINIATURE_FILE), mnist_teacher("wildlife"), MINIATURE_TRUNCATION, 20, seed=1)
+    again = score_miniature(load_miniature(MINIATURE_FILE), mnist_teacher("wildlife"), MINIATURE_TRUNCATION, 20, seed=1)
     for name, value in noted.items():
         assert again[name] == pytest.approx(value, abs=0.03), name
     assert again["shape_iou"] > 0.75
     assert again["saliency_iou"] > 0.85
     assert max(again["f_text_l1"], again["f_bg_l1"]) < 0.05
-
-
-@pytest.mark.data
-def test_the_script_fits_every_part_once(
-    store: run_store.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit_miniature, "_PER_CLASS", 2)
-    monkeypatch.setattr(miniature, "measure_statistics", partial(measure_statistics, images=10))
-    out = tmp_path / "out.safetensors"
-    fit = FitConfig(2, 2, 2, 2, batch_size=8)
-    config = fit_miniature.Config("smoke", fit, out=out, runtime=Runtime(threads=1))
-    measured = fit_miniature.main(config)
-    assert set(measured) == {"biggan_GT_l1", "f_shape_l1", "f_text_l1", "f_bg_l1", "shape_iou", "saliency_iou"}
-    runs = store.search("fit_miniature")
-    assert {run.data.tags["part"] for run in runs} == {"all", *FITTED}
-    assert all(run.info.status == "FINISHED" for run in runs)
-    written = load_file(out)
-    out.unlink()
-    assert fit_miniature.main(config) == measured
-    assert all(torch.equal(tensor, written[key]) for key, tensor in load_file(out).items())
-    assert len(store.search("fit_miniature")) == len(runs)
