@@ -1,88 +1,89 @@
-"""Tables from the run store: as a DataFrame, as CSV and as LaTeX."""
+"""Convergence with and without KL (Appendix D.2): Fig. 15, and a table of how fast and how far students come."""
+
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import ablation_losses as ablation_losses_figures
-from analysis.ablation_losses import _COLUMNS, CONVERGENCE, _command, _images, _provenance, _titled, chosen
-from analysis.frame import style, view
-from analysis.frame.style import Block, interval_text
-from analysis.frame.table import Table
-from skdcgn.measure import statistics
+from analysis.ablation_losses import ARMS, CONVERGENCE, chosen
+from analysis.frame import caption, style
+from analysis.frame.caption import METRICS
+from analysis.frame.judge import difference
+from analysis.frame.style import Block
+from analysis.frame.table import READING, Quantity, Table, cell, number
+from analysis.frame.view import View
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runs.store import Store
 
 _GAIN = "KL of the paper − no KL"
 
 
-def convergence(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Table:
-    """Compare how fast students learn, and how far they come, with and without KL (Appendix D.2, Fig. 15).
-
-    Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
-    """
-    tag, titles = ablation_losses_figures.ARMS[ablation_losses_figures.CONVERGENCE]
-    chosen = ablation_losses_figures.chosen(store, ablation_losses_figures.CONVERGENCE, dataset, profile)
-    arms = {title: arm for arm, title in titles.items()}
+def convergence(view: View) -> Table:
+    """Compare how fast students learn, and how far they come, with and without KL (Appendix D.2, Fig. 15)."""
+    tag, titles = ARMS[CONVERGENCE]
+    compared = chosen(view, CONVERGENCE)
     cells = []
     for mechanism in Mechanism:
-        shown = chosen[chosen["mechanism"] == mechanism]
+        shown = compared[compared["mechanism"] == mechanism]
+        command = view.command(CONVERGENCE, mechanism=mechanism)
         for metric in ("steps_to_target", "iou" if mechanism is Mechanism.SHAPE else "l1"):
-            for title in (*arms, _GAIN):
-                if title == _GAIN:
-                    values = ablation_losses_figures.difference(shown, tag, "paper", "none", metric)
-                else:
-                    values = shown[shown[tag] == arms[title]].get(f"final/{metric}", pd.Series()).dropna().tolist()
-                missing = shown.empty if title == _GAIN else not (shown[tag] == arms[title]).any()
-                command = (
-                    view.command(ablation_losses_figures.CONVERGENCE, dataset, mechanism, profile) if missing else ""
-                )
-                text = interval_text(values) if values else "no finished run" if missing else "never reached"
-                interval = statistics.mean_interval(values)._asdict() if values else {"n": 0}
-                place = {
-                    "mechanism": mechanism.value,
-                    "quantity": ablation_losses_figures.METRICS[metric],
-                    "model": title,
-                }
-                cells.append(place | interval | {"command": command, "text": text})
-    table = pd.DataFrame(cells)
-    title = f"Convergence with and without KL, {view.dataset_title(dataset)}"
-    notes = ["Means over seeds with their 95 % Student-t interval and n. The last column is paired by seed."]
-    if not chosen.empty:
-        first = chosen.iloc[0]
+            quantity = Quantity(METRICS[metric], f"final/{metric}")
+            absent, place = "never reached", {"mechanism": mechanism.value}
+            for arm, title in titles.items():
+                cells.append(cell(shown[shown[tag] == arm], quantity, command, absent, **place, model=title))
+            gains = difference(shown, tag, "paper", "none", quantity.metric)
+            gain = number(gains, quantity, absent, **place, model=_GAIN)
+            cells.append(cell(shown, quantity, command, **place, model=_GAIN) if shown.empty else gain)
+    notes = [READING, "The last column is paired by seed."]
+    if not compared.empty:
+        first = compared.iloc[0]
         notes.append(
             f"The target is a mask IoU of {first['param/target_iou']}, an L1 of {first['param/target_l1']}, on "
-            f"held-out noise. Profile {first['profile']}, {view.steps(first):,} steps; teacher: {first['teacher']}."
+            f"held-out noise. {caption.provenance(compared)}"
         )
-        remark = view.stand_in_note(first)
-        title += f" ({remark})" if remark else ""
-    return Table(title, table, tuple(notes))
+    title = caption.title("Convergence with and without KL", compared, dataset=view.dataset(CONVERGENCE))
+    return Table.of(title, cells, tuple(notes))
 
 
-def figure_15_mnist(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
-    """Draw the MNIST counterpart of Fig. 15: masks with KL after epoch 1 of 30, and without it after epoch 23.
+def figure_15_mnist(view: View) -> Figure:
+    """Draw the MNIST counterpart of Fig. 15; see `masks_by_epoch`."""
+    title = "Fig. 15 on MNIST: masks with KL after epoch 1, without after epoch 23"
+    title = caption.title(title, dataset=view.dataset(CONVERGENCE))
+    shape = chosen(view, CONVERGENCE).query("mechanism == 'shape' and kl in ('paper', 'none')")
+    return masks_by_epoch(view, CONVERGENCE, title, shape, "kl", ("paper", "none"), {"label": range(style.COLUMNS)})
+
+
+def masks_by_epoch(
+    view: View,
+    experiment: str,
+    title: str,
+    shown: pd.DataFrame,
+    tag: str,
+    arms: tuple[str, str],
+    header: Mapping[str, Sequence[object]],
+) -> Figure:
+    """Draw masks with KL after epoch 1 of 30 and without it after epoch 23, and the two the other way round (Fig. 15).
 
     Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+        view: of the runs.
+        experiment: theirs.
+        title: of the figure.
+        shown: students of both arms; those of the lowest seeds are drawn.
+        tag: the column that tells the arms apart.
+        arms: its values with and without KL.
+        header: lines above the columns.
     """
-    title = f"Fig. 15 on MNIST: masks with KL after epoch 1, without after epoch 23, {view.dataset_title(dataset)}"
-    shape = chosen(store, CONVERGENCE, dataset, profile).query("mechanism == 'shape'")
-    if not {"none", "paper"} <= set(shape["kl"]):
-        return style.gap(title, _command(CONVERGENCE, dataset, profile))
-    by_kl = shape.drop_duplicates("kl").set_index("kl")
+    if not set(arms) <= set(shown[tag]):
+        return style.gap(title, view.command(experiment, mechanism=Mechanism.SHAPE))
+    drawn = shown.drop_duplicates(tag).set_index(tag, drop=False).loc[list(arms)]
     rows = {}
-    for kl, epoch in (("paper", 1), ("none", 1), ("paper", 23), ("none", 23)):
-        teacher, student = _images(store, by_kl.loc[kl], Mechanism.SHAPE, epoch)
-        rows |= {"teacher": teacher, f"{'KL' if kl == 'paper' else 'no KL'}, ep. {epoch}": student}
-    shown = shape[shape["kl"].isin(["none", "paper"])].drop_duplicates("kl")
-    caption = (
+    for epoch in (1, 23):
+        for (_, run), name in zip(drawn.iterrows(), ("KL", "no KL"), strict=True):
+            teacher, student = view.held_out(run, epoch)
+            rows |= {"teacher": teacher, f"{name}, ep. {epoch}": student}
+    iou = " and ".join(f"{value:.3f}" for value in drawn["final/iou"])
+    below = (
         "The paper shows the first and the last of the students' rows (of ImageNet masks); the two between show the "
-        f"other objective after the same epoch, a 30th of the training. Same noise and labels, never seen in training. "
-        f"{_provenance(shown)}"
+        "other objective after the same epoch, a 30th of the training. Same noise and labels, never seen in training. "
+        f"Final mask IoU with and without KL: {iou}. {caption.provenance(drawn)}"
     )
-    sheet = style.sheet([Block(rows, {"label": range(_COLUMNS)})], _titled(title, shown.iloc[0]), caption)
-    return style.cite(sheet, shown["run_id"])
+    return style.cite(style.sheet([Block(rows, header)], caption.title(title, drawn), below), drawn["run_id"])

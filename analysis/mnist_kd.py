@@ -1,7 +1,9 @@
-"""The paper's MNIST figures, drawn from the run store."""
+"""The MNIST students beside the mechanisms that they learn (Sec. 4.3): Fig. 7, 11 and 6, learning curves, sizes.
+
+The sheets of `imagenet_kd` are drawn by the same functions.
+"""
 
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,94 +14,89 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from torch import Tensor
 
-from analysis.frame import style, view
-from analysis.frame.style import Block, interval_text
-from analysis.frame.table import Table
+from analysis.frame import caption, style
+from analysis.frame.table import READING, Quantity, Table, cell, words
+from analysis.frame.view import PROFILES, View, dataset_title
 from skdcgn.images import fit_resolution
-from skdcgn.measure import cost, statistics
+from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runs.store import Store
 from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANGenerator
 
+EXPERIMENT = "mnist_kd"
 
-class _Quantity(NamedTuple):
-    """A row of the compression table."""
-
-    title: str
-    key: str
-    teacher_key: str | None
-    """Metric of the teacher's value; None where the teacher is what the student is measured against."""
-    form: str
-    """How a value is written."""
-    scale: float = 1.0
-    """Factor on a value before it is written."""
-
-
-_QUANTITIES = (
-    _Quantity("parameters", "final/parameters", "final/teacher_parameters", ",.0f"),
-    _Quantity("MACs of one image (millions)", "final/macs", "final/teacher_macs", ".2f", 1e-6),
-    _Quantity("latency, batch of 1 (ms)", "cost/latency_ms_batch_1", "cost/teacher_latency_ms_batch_1", ".2f"),
-    _Quantity("latency, batch of 64 (ms)", "cost/latency_ms_batch_64", "cost/teacher_latency_ms_batch_64", ".1f"),
-    _Quantity("mask IoU ↑", "final/iou", None, ".3f"),
-    _Quantity("L1 ↓", "final/l1", None, ".3f"),
-    _Quantity("SSIM ↑", "final/ssim", None, ".3f"),
-    _Quantity("Fréchet distance ↓", "final/frechet", None, ".2f"),
+_SIZES = (
+    (Quantity("parameters", "final/parameters", ",.0f", counted=True), "final/teacher_parameters"),
+    (Quantity("MACs of one image (millions)", "final/macs", ".2f", 1e-6, counted=True), "final/teacher_macs"),
+    (Quantity("latency, batch of 1 (ms)", "cost/latency_ms_batch_1", ".2f"), "cost/teacher_latency_ms_batch_1"),
+    (Quantity("latency, batch of 64 (ms)", "cost/latency_ms_batch_64", ".1f"), "cost/teacher_latency_ms_batch_64"),
 )
+"""Rows of the compression table that a student shares with its teacher, and the metric of the teacher's value."""
 
-_READING = (
-    "Measured values are means over seeds with their 95 % Student-t interval and n, the number of seeds. Fidelity is "
-    "that to the teacher on held-out noise; L1 is taken in the image range [-1, 1]. The teacher's latency was measured "
-    "in the runs of our students. Parameters and MACs of the paper's student are those of its published architecture. "
-    "Fréchet distances are taken on features of this project's own digit classifier: comparable with each other only."
+_FIDELITY = (
+    Quantity("mask IoU ↑", "final/iou", ".3f"),
+    Quantity("L1 ↓", "final/l1", ".3f"),
+    Quantity("SSIM ↑", "final/ssim", ".3f"),
+    Quantity("Fréchet distance ↓", "final/frechet", ".2f"),
+)
+"""Rows in which the teacher is what the student is measured against."""
+
+_NOTES = (
+    READING,
+    "Fidelity is that to the teacher on held-out noise; L1 is taken in the image range [-1, 1]. The teacher's latency "
+    "was measured in the runs of our students. Parameters and MACs of the paper's student are those of its published "
+    "architecture. Fréchet distances are taken on features of this project's own digit classifier: comparable with "
+    "each other only.",
 )
 
 
-def compression(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Table:
+def compression(view: View) -> Table:
     """Compare size, speed and fidelity of the teacher's mechanisms, the paper's students and ours.
 
     Fidelity is measured against the teacher on held-out noise. A student of the paper is one of the published
     architecture trained with the profile `paper`; its size is known without a run.
 
     Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of our students; by default the widest one that has runs, `paper` aside.
+        view: of the runs. Our students are those of its profile, by default the widest one beside `paper`.
     """
-    finished = view.finished_runs(store, view.MNIST_KD)
-    cells, notes, stand_ins = [], [], []
+    cells, origins = [], {}
+    published = View(view.store, "paper", view.dataset(EXPERIMENT))
     for mechanism in Mechanism:
-        theirs = view.latest(finished, dataset, mechanism, "paper")
+        tags = {"kind": "student", "mechanism": mechanism.value}
+        theirs = published.chosen(EXPERIMENT, **tags)
         if not theirs.empty:  # runs of one setting, so of one size: any other one is no student of the paper's
             theirs = theirs[theirs["final/parameters"] == published_size()["final/parameters"]]
-        ours = view.latest(
-            finished if profile else finished[finished["profile"] != "paper"], dataset, mechanism, profile
-        )
-        chosen = {"teacher": theirs if ours.empty else ours, "paper's student": theirs, "ours": ours}
-        own_command = view.command("mnist_kd", dataset, mechanism, profile)
-        published_command = view.command("mnist_kd", dataset, mechanism, "paper")
-        commands = {"teacher": own_command, "paper's student": published_command, "ours": own_command}
-        for quantity in _QUANTITIES:
-            if quantity.key == "final/iou" and mechanism is not Mechanism.SHAPE:
-                continue
-            for model in chosen:
-                cell = _cell(quantity, model, chosen[model], commands[model])
-                place = {
-                    "mechanism": mechanism.value,
-                    "metric": quantity.key,
-                    "quantity": quantity.title,
-                    "model": model,
-                }
-                cells.append(place | cell)
-        for model in ("ours", "paper's student"):
-            if not chosen[model].empty:
-                notes.append(_origin(mechanism, model, chosen[model]))
-                stand_ins.append(view.stand_in_note(chosen[model].iloc[0]))
-    table = pd.DataFrame(cells)
-    _compare_sizes(table)
-    remarks = [note for note in dict.fromkeys(stand_ins) if note]
-    title = f"Compression of the CGN's mechanisms, {view.dataset_title(dataset)}"
-    title += f" ({'; '.join(remarks)})" if remarks else ""
-    return Table(title, table, (_READING, *notes))
+        profiles = [view.profile] if view.profile else [profile for profile in PROFILES if profile != "paper"]
+        of_profiles = [view.chosen(EXPERIMENT, **tags, profile=profile) for profile in profiles]
+        ours = next((runs for runs in of_profiles if len(runs)), of_profiles[0])
+        models = {"teacher": theirs if ours.empty else ours, "paper's student": theirs, "ours": ours}
+        cells += _mechanism_cells(view, mechanism, models)
+        origins |= {f"{mechanism.capitalize()}, {model}": models[model] for model in ("ours", "paper's student")}
+    title = caption.title("Compression of the CGN's mechanisms", *origins.values(), dataset=view.dataset(EXPERIMENT))
+    rows = _with_ratios(pd.DataFrame(cells)).to_dict("records")
+    return Table.of(title, rows, (*_NOTES, *caption.origins(origins, runs=True)))
+
+
+def _mechanism_cells(view: View, mechanism: Mechanism, models: dict[str, pd.DataFrame]) -> list[dict[str, object]]:
+    """Return the cells of one mechanism: its rows, and in each the teacher, the paper's student and ours."""
+    own = view.command(EXPERIMENT, mechanism=mechanism)
+    commands = {"teacher": own, "paper's student": view.command(EXPERIMENT, mechanism=mechanism, profile="paper")}
+    cells = []
+    for quantity, teachers in (*_SIZES, *((quantity, None) for quantity in _FIDELITY)):
+        if quantity.metric == "final/iou" and mechanism is not Mechanism.SHAPE:
+            continue
+        for model, shown in models.items():
+            place = {"mechanism": mechanism.value, "model": model}
+            described = {"quantity": quantity.title, "metric": quantity.metric, **place}
+            if model == "teacher" and teachers is None:
+                cells.append(words("reference", **described))
+            elif model == "paper's student" and quantity.metric in published_size():
+                size = published_size()[quantity.metric]
+                cells.append(words(format(size * quantity.scale, quantity.form), float(size), **described))
+            else:
+                measured = quantity._replace(metric=teachers) if model == "teacher" else quantity
+                made = cell(shown, measured, commands.get(model, own), **place)
+                cells.append(made | {"metric": quantity.metric})
+    return cells
 
 
 @cache
@@ -115,29 +112,8 @@ def published_size() -> dict[str, int]:
         }
 
 
-def _cell(quantity: _Quantity, model: str, chosen: pd.DataFrame, command: str) -> dict[str, object]:
-    """Fill one cell from the runs chosen for it, or say what is missing."""
-    key = quantity.teacher_key if model == "teacher" else quantity.key
-    empty = {"mean": None, "low": None, "high": None, "n": 0, "command": ""}
-    if key is None:
-        return empty | {"text": "reference"}
-    if model == "paper's student" and key in published_size():
-        size = published_size()[key]
-        return empty | {"mean": float(size), "text": format(size * quantity.scale, quantity.form)}
-    if chosen.empty:
-        return empty | {"text": "no finished run", "command": command}
-    values = chosen[key].dropna().tolist() if key in chosen else []
-    if not values:
-        return empty | {"text": "not measured"}
-    if quantity.key in published_size():  # counted, not measured
-        text = format(values[0] * quantity.scale, quantity.form)
-    else:
-        text = interval_text(values, quantity.form, quantity.scale)
-    return statistics.mean_interval(values)._asdict() | {"text": text, "command": ""}
-
-
-def _compare_sizes(cells: pd.DataFrame) -> None:
-    """Add to parameters and MACs of the students how they stand to the teacher's."""
+def _with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add to parameters and MACs of the students how they compare with the teacher's."""
     for _, rows in cells[cells["metric"].isin(published_size())].groupby(["mechanism", "metric"]):
         teacher = rows.loc[rows["model"] == "teacher", "mean"].item()
         if pd.isna(teacher):
@@ -146,141 +122,119 @@ def _compare_sizes(cells: pd.DataFrame) -> None:
             larger = row["mean"] > teacher
             ratio = row["mean"] / teacher if larger else teacher / row["mean"]
             cells.loc[index, "text"] += f" ({ratio:.1f}× {'larger' if larger else 'smaller'})"
+    return cells
 
 
-def _origin(mechanism: Mechanism, model: str, chosen: pd.DataFrame) -> str:
-    """Where the numbers of a mechanism and model come from."""
-    first = chosen.iloc[0]
-    seeds = f"seed{'s' if len(chosen) > 1 else ''} {', '.join(map(str, chosen['seed']))}"
-    run_ids = ", ".join(chosen["run_id"].str[:8])
-    hardware = " and ".join(dict.fromkeys(chosen["hardware"]))
-    return (
-        f"{mechanism.capitalize()}, {model}: profile {first['profile']}, {view.steps(first):,} steps, {seeds} "
-        f"(runs {run_ids}); teacher: {first['teacher']}; on {hardware}."
-    )
+def figure_7(view: View) -> dict[str, Figure]:
+    """Draw Fig. 7 a-c: each mechanism of the teacher over its student; see `mechanism_sheets`."""
+    return mechanism_sheets(view, EXPERIMENT, "7", dataset_title(view.dataset(EXPERIMENT)))
 
 
-_COLUMNS = 10  # images in a row of a sheet: one for each digit
-
-_LETTERS = dict(zip(Mechanism, "abc", strict=True))
-
-
-def figure_7(store: Store, dataset: str = "double_colored", profile: str | None = None) -> dict[Mechanism, Figure]:
-    """Draw Fig. 7 a-c: each mechanism of the teacher over its student, on the same noise, which no training saw.
+def mechanism_sheets(view: View, experiment: str, number: str, domain: str) -> dict[str, Figure]:
+    """Draw each mechanism of a teacher over its student, on the same noise, which no training saw.
 
     Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+        view: of the runs.
+        experiment: `mnist_kd` or `imagenet_kd`.
+        number: of the paper's figure.
+        domain: what the title calls the images.
 
     Returns:
-        A figure for each mechanism. Where there is no run, it shows the command that makes one.
+        A figure for each mechanism by file name. Where there is no run, it shows the command that makes one.
     """
-    finished = view.finished_runs(store, view.MNIST_KD)
     figures = {}
-    for mechanism in Mechanism:
-        name = view.dataset_title(dataset)
-        title = f"Fig. 7{_LETTERS[mechanism]}: {mechanism} mechanism, CGN teacher over SKDCGN student, {name}"
-        chosen = view.latest(finished, dataset, mechanism, profile)
-        if chosen.empty:
-            figures[mechanism] = style.gap(title, view.command("mnist_kd", dataset, mechanism, profile))
+    for mechanism, letter in zip(Mechanism, "abc", strict=True):
+        name = f"figure_{number}{letter}_{mechanism}"
+        title = f"Fig. {number}{letter}: {mechanism} mechanism, CGN teacher over SKDCGN student, {domain}"
+        run = view.only(experiment, kind="student", mechanism=mechanism.value)
+        if run is None:
+            figures[name] = style.gap(title, view.command(experiment, mechanism=mechanism))
             continue
-        run = chosen.iloc[0]  # the lowest seed, not the best one
-        samples = store.load_tensors(run["run_id"], "samples")
-        rows = {name: mechanism.to_image(samples[name], 3) for name in ("teacher", "student")}
-        blocks = _blocks(rows, {"label": samples["labels"]})
-        caption = (
-            f"Same noise and label in both rows, never seen in training. {_measured(run)} "
-            f"{_provenance(chosen.iloc[:1])}"
+        samples = view.tensors(run["run_id"], "samples")
+        rows = {row: mechanism.to_image(samples[row], 3) for row in ("teacher", "student")}
+        below = (
+            "Same noise and label in both rows, never seen in training. "
+            f"{caption.fidelity(run, 'iou', 'l1', 'ssim')} {caption.provenance(run)}"
         )
-        figures[mechanism] = style.cite(style.sheet(blocks, _titled(title, run), caption), [run["run_id"]])
+        blocks = style.blocks(rows, {"label": samples["labels"]})
+        figures[name] = style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
     return figures
 
 
-def figure_11(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
+def figure_6_mnist(view: View) -> Figure:
+    """Draw the MNIST counterpart of Fig. 6; see `counterfactual_sheet`."""
+    domain = dataset_title(view.dataset(EXPERIMENT))
+    return counterfactual_sheet(view, EXPERIMENT, f"Fig. 6 on MNIST: counterfactuals, SKDCGN over CGN, {domain}")
+
+
+def counterfactual_sheet(view: View, experiment: str, title: str) -> Figure:
+    """Draw counterfactuals of SKDCGN over those of the CGN, on the same noise and labels (Fig. 6)."""
+    run, tensors = _counterfactuals(view, experiment)
+    if run is None:
+        return style.gap(title, view.command(experiment))
+    students = fit_resolution(tensors["student"], tensors["teacher"].shape[-1])
+    header = {mechanism.value: tensors[f"labels_{mechanism}"] for mechanism in Mechanism}
+    blocks = style.blocks({"SKDCGN": students, "CGN": tensors["teacher"]}, header, limit=20)
+    below = f"Same noise and labels in both rows; above, the label of each mechanism. {caption.provenance(run)}"
+    return style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
+
+
+def figure_11(view: View) -> Figure:
     """Draw Fig. 11: the teacher's own outputs, large enough to see the noise that the paper blames on it.
 
-    The caption gives that noise numbers: the share of mask pixels that are neither on nor off, and how many masks
-    are torn.
-
-    Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+    The caption quantifies that noise: the share of mask pixels that are neither on nor off, and the number of masks in
+    several pieces.
     """
-    title = f"Fig. 11: noise in the CGN teacher's own outputs, {view.dataset_title(dataset)}"
-    shown, tensors = _counterfactuals(store, dataset, profile)
-    if shown.empty:
-        return style.gap(title, view.command("mnist_kd", dataset, None, profile))
+    title = f"Fig. 11: noise in the CGN teacher's own outputs, {dataset_title(view.dataset(EXPERIMENT))}"
+    run, tensors = _counterfactuals(view, EXPERIMENT)
+    if run is None:
+        return style.gap(title, view.command(EXPERIMENT))
     masks = tensors["mask_teacher"]
     rows = {"mask": Mechanism.SHAPE.to_image(masks, 3), "composed": tensors["teacher"]}
-    grey = ((masks > 0.1) & (masks < 0.9)).float().mean().item()
+    gray = ((masks > 0.1) & (masks < 0.9)).float().mean().item()
     torn = sum(ndimage.label(mask, np.ones((3, 3)))[1] > 1 for mask in (masks[:, 0] > 0.5).numpy())
-    caption = (
-        f"Above masks, below the counterfactuals composed with them (Eq. 1). {100 * grey:.1f} % of the mask pixels lie "
+    below = (
+        f"Above masks, below the counterfactuals composed with them (Eq. 1). {100 * gray:.1f} % of the mask pixels lie "
         f"between 0.1 and 0.9, neither digit nor background; {torn} of {len(masks)} masks fall into several pieces. "
-        f"A digit vanishes where texture and background have one colour. {_provenance(shown)}"
+        f"A digit vanishes where texture and background have one color. {caption.provenance(run)}"
     )
-    blocks = _blocks(rows, {"shape": tensors["labels_shape"]}, columns=_COLUMNS // 2)[:2]
-    return style.cite(style.sheet(blocks, _titled(title, shown.iloc[0]), caption), shown["run_id"])
+    blocks = style.blocks(rows, {"shape": tensors["labels_shape"]}, columns=5, limit=10)
+    return style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
 
 
-def figure_6_mnist(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
-    """Draw the MNIST counterpart of Fig. 6: counterfactuals of SKDCGN over those of the CGN, on the same noise.
-
-    Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
-    """
-    title = f"Fig. 6 on MNIST: counterfactuals, SKDCGN over CGN, {view.dataset_title(dataset)}"
-    shown, tensors = _counterfactuals(store, dataset, profile)
-    if shown.empty:
-        return style.gap(title, view.command("mnist_kd", dataset, None, profile))
-    students = fit_resolution(tensors["student"], tensors["teacher"].shape[-1])
-    rows = {"SKDCGN": students, "CGN": tensors["teacher"]}
-    header = {mechanism.value: tensors[f"labels_{mechanism}"] for mechanism in Mechanism}
-    caption = f"Same noise and labels in both rows; above, the label of each mechanism. {_provenance(shown)}"
-    return style.cite(style.sheet(_blocks(rows, header), _titled(title, shown.iloc[0]), caption), shown["run_id"])
+def _counterfactuals(view: View, experiment: str) -> tuple[pd.Series | None, dict[str, Tensor]]:
+    """Return the run of three composed students to show, and the counterfactuals that it kept."""
+    run = view.only(experiment, kind="skdcgn")
+    return run, {} if run is None else view.tensors(run["run_id"], "counterfactuals")
 
 
-def learning_curves(
-    store: Store, dataset: str = "double_colored", profile: str | None = None
-) -> dict[Mechanism, Figure]:
-    """Draw how each student learnt: held-out IoU (shape) and L1 by step, and its loss terms.
-
-    Args:
-        store: the run store.
-        dataset: whose teacher.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
+def learning_curves(view: View) -> dict[str, Figure]:
+    """Draw how each student learned: held-out IoU (shape) and L1 by step, and its loss terms.
 
     Returns:
-        A figure for each mechanism. Where there is no run, it shows the command that makes one.
+        A figure for each mechanism by file name. Where there is no run, it shows the command that makes one.
     """
-    finished = view.finished_runs(store, view.MNIST_KD)
     figures = {}
     for mechanism in Mechanism:
-        title = f"Learning curves: {mechanism} student, {view.dataset_title(dataset)}"
-        chosen = view.latest(finished, dataset, mechanism, profile)
-        if chosen.empty:
-            figures[mechanism] = style.gap(title, view.command("mnist_kd", dataset, mechanism, profile))
+        name = f"learning_curve_{mechanism}"
+        title = f"Learning curves: {mechanism} student, {dataset_title(view.dataset(EXPERIMENT))}"
+        shown = view.chosen(EXPERIMENT, kind="student", mechanism=mechanism.value)
+        if shown.empty:
+            figures[name] = style.gap(title, view.command(EXPERIMENT, mechanism=mechanism))
             continue
         metrics = {"heldout/iou": "held-out mask IoU ↑"} if mechanism is Mechanism.SHAPE else {}
         metrics["heldout/l1"] = "held-out L1 ↓"
-        history = pd.concat(
-            view.metric_history(store, run["run_id"], [*metrics, "loss/"]).assign(seed=run["seed"])
-            for _, run in chosen.iterrows()
+        history = view.history(shown, *metrics, "loss/")
+        below = (
+            "Held out: a thin line for each seed, a thick one for their mean. Losses: weighted terms, mean over seeds. "
+            f"{caption.provenance(shown)}"
         )
-        caption = (
-            "Held out: a thin line for each seed, a thick one for their mean. Losses: weighted terms, seed mean. "
-            f"{_provenance(chosen)}"
-        )
-        figure, panels = style.plots(len(metrics) + 1, _titled(title, chosen.iloc[0]), caption, right=1.35)
+        figure, panels = style.plots(len(metrics) + 1, caption.title(title, shown), below, right=1.35)
         with style.style():
             for axes, (key, label) in zip(panels, metrics.items(), strict=False):
                 _draw_heldout(axes, history[history["key"] == key], label)
             _draw_losses(panels[-1], history[history["key"].str.startswith("loss/")])
-        figures[mechanism] = style.cite(figure, chosen["run_id"])
+        figures[name] = style.cite(figure, shown["run_id"])
     return figures
 
 
@@ -310,51 +264,3 @@ def _draw_losses(axes: Axes, history: pd.DataFrame) -> None:
     else:
         axes.set_yscale("symlog", linthresh=0.01)  # adversarial terms change their sign
     axes.legend(title=None, loc="upper left", bbox_to_anchor=(1.0, 1.03))
-
-
-def _blocks(rows: dict[str, Tensor], header: dict[str, Tensor], columns: int = _COLUMNS) -> list[Block]:
-    """Break rows of images, and the entries above them, into blocks of `columns`."""
-    count = len(next(iter(rows.values())))
-    return [
-        Block(
-            {name: images[start : start + columns] for name, images in rows.items()},
-            {name: entries[start : start + columns].tolist() for name, entries in header.items()},
-        )
-        for start in range(0, count, columns)
-    ]
-
-
-def _counterfactuals(store: Store, dataset: str, profile: str | None) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Return the newest run of the widest profile that kept counterfactuals (one row or none), and these."""
-    groups = view.finished_groups(store, view.MNIST_KD)
-    groups = groups[groups["dataset"] == dataset]
-    kept = [
-        any(file.path == "counterfactuals.safetensors" for file in store.client.list_artifacts(run_id))
-        for run_id in groups["run_id"]
-    ]
-    groups = view.widest(groups[pd.Series(kept, index=groups.index, dtype=bool)], profile)
-    newest = groups.sort_values("start_time", ascending=False, kind="stable").iloc[:1]
-    return newest, {} if newest.empty else store.load_tensors(newest["run_id"].item(), "counterfactuals")
-
-
-def _titled(title: str, run: pd.Series) -> str:
-    note = view.stand_in_note(run)
-    return f"{title} ({note})" if note else title
-
-
-def _measured(run: pd.Series) -> str:
-    """The held-out metrics of the run on show."""
-    names = {"final/iou": "mask IoU", "final/l1": "L1", "final/ssim": "SSIM"}
-    values = [f"{name} {run[key]:.3f}" for key, name in names.items() if pd.notna(run.get(key))]
-    return f"On the whole held-out set: {', '.join(values)}." if values else ""
-
-
-def _provenance(shown: pd.DataFrame) -> str:
-    """Where a figure comes from: runs, profile, length of training, seeds, teacher."""
-    first = shown.iloc[0]
-    several = "s" if len(shown) > 1 else ""
-    parts = [f"Run{several} {', '.join(shown['run_id'].str[:8])}", f"profile {first['profile']}"]
-    if pd.notna(first["mechanism"]):
-        parts += [f"{view.steps(first):,} steps", f"seed{several} {', '.join(map(str, shown['seed']))}"]
-    stand_in = " (stand-in)" if first["stand_in"] else ""
-    return f"{', '.join(parts)}; teacher: {first['teacher']}{stand_in}."

@@ -1,4 +1,4 @@
-"""Table 1, Fig. 3 and the curve over transparency (Sec. 4.4, 4.5) from the run store, and what they come to."""
+"""Table 1, Fig. 3 and the curve over transparency (Sec. 4.4, 4.5), and what they show, in words."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -7,23 +7,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.frame import published as published_numbers
-from analysis.frame import style, view
-from analysis.frame.published import robustness
-from analysis.frame.style import Block, interval_text
-from analysis.frame.table import Listing, Table
+from analysis.frame import caption, style
+from analysis.frame.judge import judge, say
+from analysis.frame.published import TABLE_1, Accuracy, robustness
+from analysis.frame.style import Block
+from analysis.frame.table import READING, Listing, Quantity, Table, cell, words
+from analysis.frame.view import View
+from skdcgn.counterfactuals.readings import PAPER_STRENGTH
 from skdcgn.images import to_float
-from skdcgn.measure.statistics import mean_interval
-from skdcgn.recipes.table1_shape_im import PAPER_STRENGTH
-from skdcgn.runs.store import Store
 
 EXPERIMENT = "table1_shape_im"
 
-PAPER: Mapping[str, published_numbers.Accuracy] = {
-    "none": robustness("double_colored", "cgn").cgn_paper,
-    **published_numbers.TABLE_1,
-}
-"""Accuracies that the paper prints, in per cent, by intervention; the control's is that of the CGN paper."""
+PAPER: Mapping[str, Accuracy] = {"none": robustness("double_colored", "cgn").cgn_paper, **TABLE_1}
+"""Accuracies that the paper prints, in percent, by intervention; the control's is that of the CGN paper."""
 
 INTERVENTIONS = {
     "none": "none (control)",
@@ -54,23 +50,19 @@ _COLUMNS = {
     "mask_sameness": "mask IoU within class",
 }
 
-_CASE = ["when", "init", "labels", "intervention", "strength"]
-
-_TABLE_ROWS = ("noise", "rotation", "transparency")
-
 _ASIDE = 0.012  # that curves stand apart in their figure, so that their bars do not hide each other
 
-_LEARNT = 0.8  # share of the published control that must be reached before numbers are compared
+_LEARNED = 0.8  # share of the published control that must be reached before numbers are compared
 
-_MEMORISED = 1.5  # times that test accuracy must be exceeded, by train and by the control's test, to say so
+_MEMORIZED = 1.5  # times that test accuracy must be exceeded, by train and by the control's test, to say so
 
-_READING = (
-    "Accuracies in per cent: mean over seeds, 95 % Student-t interval, n seeds. Train and test are the ten-way digit "
-    "classifier's: over its last epoch of training, and on digits in random colours, of the last 10,000 of MNIST-train "
-    "(the original's test set) and of MNIST-test. Two-way is the caption's task, real or counterfactual, on held-out "
-    "images of both kinds; beside it the share of the test set, all of it real, that is taken for real. The last "
-    "columns tell whether the CGN's masks are digits (IoU with the nearest real stroke of the class) and whether those "
-    "of a class are all the same (IoU of two of them)."
+_NOTES = (
+    READING,
+    "Accuracies in percent. Train and test are the ten-way digit classifier's: over its last epoch of training, and on "
+    "digits in random colors, of the last 10,000 of MNIST-train (the original's test set) and of MNIST-test. Two-way "
+    "is the caption's task, real or counterfactual, on held-out images of both kinds; beside it the share of the test "
+    "set, all of it real, that is taken for real. The last columns tell whether the CGN's masks are digits (IoU with "
+    "the nearest real stroke of the class) and whether those of a class are all the same (IoU of two of them).",
 )
 
 
@@ -82,169 +74,130 @@ class Protocol(NamedTuple):
     labels: str
 
     def __str__(self) -> str:
-        return f"mask modified {_WHEN[self.when]}{_INIT[self.init]}; {_LABELS[self.labels]}"
+        return f"mask modified {self.time}; {_LABELS[self.labels]}"
+
+    @property
+    def time(self) -> str:
+        """When the mask is modified, in words."""
+        return f"{_WHEN[self.when]}{_INIT[self.init]}"
 
 
-def chosen(store: Store, dataset: str = "double_colored", profile: str | None = None) -> pd.DataFrame:
+def chosen(view: View) -> pd.DataFrame:
     """Choose the runs on show: for each case the newest finished one of each seed, all of one setting.
 
-    Args:
-        store: the run store.
-        dataset: what the CGNs and classifiers learnt from.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
-
     Returns:
-        Rows of `runs.finished_runs`, with the final metrics under their plain names.
+        Rows of `View.chosen`, with the final metrics under their plain names.
     """
-    finished = view.finished_runs(store, EXPERIMENT)
-    if not {*_CASE, "level"} <= set(finished):
-        return finished.iloc[:0].assign(**{name: None for name in (*_CASE, *_COLUMNS) if name not in finished})
-    finished = view.widest(finished[(finished["level"] == "case") & (finished["dataset"] == dataset)], profile)
-    parts = [view.newest(of_case, {"dataset": dataset}, profile) for _, of_case in finished.groupby(_CASE, sort=False)]
-    shown = pd.concat(parts, ignore_index=True) if parts else finished
+    by = dict.fromkeys((*Protocol._fields, "intervention", "strength"))
+    shown = view.chosen(EXPERIMENT, by=by, kind="classifier")
     return shown.rename(columns=lambda name: name.removeprefix("final/"))
 
 
 def protocols(results: pd.DataFrame) -> list[Protocol]:
     """Return the readings that some results have, in the order of the table."""
-    found = {Protocol(*row) for row in results[["when", "init", "labels"]].itertuples(index=False)}
-    order = [list(_WHEN), list(_INIT), list(_LABELS)]
-    return sorted(found, key=lambda protocol: [names.index(name) for names, name in zip(order, protocol, strict=True)])
+    found = {Protocol(*row) for row in results[list(Protocol._fields)].itertuples(index=False)}
+    order = {name: place for place, name in enumerate((*_WHEN, *_INIT, *_LABELS))}
+    return sorted(found, key=lambda protocol: [order[name] for name in protocol])
+
+
+def case(results: pd.DataFrame, protocol: Protocol, intervention: str, strength: str = "paper") -> pd.DataFrame:
+    """Return the runs of a case, a row a seed; none where it was not run.
+
+    The control is modified neither in training nor at sampling: where the CGN is trained, it is one for both.
+    """
+    when = "training" if (protocol.when, intervention) == ("both", "none") else protocol.when
+    tags = {**protocol._asdict(), "when": when, "intervention": intervention, "strength": strength}
+    return results[(results[list(tags)] == pd.Series(tags)).all(axis=1)].sort_values("seed")
 
 
 def values(
     results: pd.DataFrame, protocol: Protocol, intervention: str, metric: str, strength: str = "paper"
 ) -> pd.Series:
-    """Return a metric of a case by seed; empty where it was not run.
-
-    The control is modified neither in training nor at sampling: where the CGN is trained, it is one for both.
-    """
-    when = "training" if (protocol.when, intervention) == ("both", "none") else protocol.when
-    case = {**protocol._asdict(), "when": when, "intervention": intervention, "strength": strength}
-    rows = results[(results[list(case)] == pd.Series(case)).all(axis=1)]
-    return rows.set_index("seed")[metric].dropna().astype(float).sort_index()
+    """Return a metric of a case by seed; empty where it was not run or measured."""
+    runs = case(results, protocol, intervention, strength).set_index("seed")
+    return runs.reindex(columns=[metric])[metric].dropna().astype(float)
 
 
-def cells(results: pd.DataFrame, command: str = "") -> pd.DataFrame:
-    """Return Table 1 as `tables.Table` takes it: a row for each protocol, intervention and column.
+def table_1(view: View) -> Table:
+    """Return Table 1: paper beside ours, for every protocol that has runs."""
+    results = chosen(view)
+    title = "Table 1: classifiers trained on counterfactuals with modified masks"
+    title = caption.title(title, results, dataset=view.dataset(EXPERIMENT))
+    if results.empty:
+        quantity, command = Quantity("test", "valid_accuracy"), view.command(EXPERIMENT)
+        made, notes = [cell(results, quantity, command, protocol="any", intervention="any")], _NOTES
+    else:
+        made, notes = cells(results, view.command(EXPERIMENT)), (*_NOTES, _provenance(view, results), *verdict(results))
+    return Table.of(title, made, notes, ("protocol", "intervention"), "quantity")
+
+
+def cells(results: pd.DataFrame, command: str = "") -> Iterator[dict[str, object]]:
+    """Yield the cells of Table 1: a row for each protocol and intervention, in each the paper's number and ours.
 
     Args:
         results: a row a case and seed: `when`, `init`, `labels`, `intervention`, `strength`, `seed`, and the metrics.
         command: what makes missing cases.
     """
-    rows = []
     for protocol in protocols(results):
         for intervention, title in INTERVENTIONS.items():
-            place = {"protocol": str(protocol), "intervention": title}
-            published = PAPER.get(intervention)
-            if published is None and values(results, protocol, intervention, "train_accuracy").empty:
+            runs, known = case(results, protocol, intervention), PAPER.get(intervention)
+            if known is None and runs.empty:
                 continue  # neither in the paper nor here
-            text = f"{published.train:.4g} / {published.test:.4g}" if published else ""
-            rows.append({**place, "quantity": "paper", "text": text, "n": 0, "command": ""})
+            place = {"protocol": str(protocol), "intervention": title}
+            yield words(f"{known.train:.4g} / {known.test:.4g}" if known else "", **place, quantity="paper")
             for metric, name in _COLUMNS.items():
-                measured = values(results, protocol, intervention, metric)
-                if measured.empty:
-                    rows.append({**place, "quantity": name, "n": 0, "text": "no finished run", "command": command})
-                    continue
-                interval = mean_interval(measured.tolist())._asdict()
-                text = interval_text(measured.tolist(), ".1f", 100)
-                rows.append({**place, "quantity": name, **interval, "text": text, "command": ""})
-    columns = ["protocol", "intervention", "quantity", "mean", "low", "high", "n", "command", "text"]
-    return pd.DataFrame(rows, columns=columns)
+                yield cell(runs, Quantity(name, metric, ".1f", 100), command, **place)
 
 
-def table_1(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Table:
-    """Return Table 1: paper beside ours, for every protocol that has runs.
-
-    Args:
-        store: the run store.
-        dataset: what the CGNs and classifiers learnt from.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
-    """
-    results = chosen(store, dataset, profile)
-    title = f"Table 1: classifiers trained on counterfactuals with modified masks, {view.dataset_title(dataset)}"
-    command = view.command(EXPERIMENT, dataset, None, profile)
-    if results.empty:
-        place = {"protocol": "any", "intervention": "any", "quantity": "test", "n": 0}
-        filled = pd.DataFrame([{**place, "text": "no finished run", "command": command}])
-        return Table(title, filled, (_READING,), ("protocol", "intervention"), "quantity")
-    notes = (_READING, _provenance(results), *verdict(results))
-    return Table(_titled(title, results), cells(results, command), notes, ("protocol", "intervention"), "quantity")
-
-
-def figure_3(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
+def figure_3(view: View) -> Figure:
     """Draw Fig. 3: masks with noise, rotation and transparency, and the images they compose.
 
     Modified at sampling, and as they come out of a CGN that was trained on modified masks.
-
-    Args:
-        store: the run store.
-        dataset: what the CGNs learnt from.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
     """
-    title = f"Fig. 3: modified shape masks and the images that they compose, {view.dataset_title(dataset)}"
-    results = chosen(store, dataset, profile)
-    results = results[
-        (results["labels"] == "permuted") & (results["strength"] == "paper") & (results["when"] != "both")
-    ]
+    title = "Fig. 3: modified shape masks and the images that they compose"
+    title = caption.title(title, dataset=view.dataset(EXPERIMENT))
+    results = chosen(view).query("labels == 'permuted' and strength == 'paper' and when != 'both'")
     if results.empty:
-        return style.gap(title, view.command(EXPERIMENT, dataset, None, profile))
+        return style.gap(title, view.command(EXPERIMENT))
     names = {"none": "unmodified", "noise": "noise", "rotation": "rotation", "transparency": "× 0.75"}
     blocks, shown, lines = [], [], []
     for letter, protocol in zip("abc", protocols(results), strict=False):
         rows = {}
         for intervention, name in names.items():
-            run = _first(results, protocol, intervention)
-            if run is None:
-                continue
-            tensors = store.load_tensors(run["run_id"], "samples")
-            rows[f"({letter}) {name}" if not rows else name] = to_float(tensors["mask"]).expand(-1, 3, -1, -1)
-            rows[" " * len(rows)] = to_float(tensors["images"])
-            shown.append(run)
+            for run_id in case(results, protocol, intervention)["run_id"].head(1):  # the lowest seed, if there is any
+                tensors = view.tensors(run_id, "samples")
+                rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
+                rows[" " * len(rows)] = to_float(tensors["images"])
+                shown.append(run_id)
         if rows:
-            count = len(next(iter(rows.values())))
-            blocks.append(Block(rows, {} if blocks else {"shape": range(count)}))
-            lines.append(f"({letter}) masks modified {_WHEN[protocol.when]}{_INIT[protocol.init]}")
-    caption = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(pd.DataFrame(shown))}"
-    return style.cite(style.sheet(blocks, _titled(title, results), caption), [run["run_id"] for run in shown])
+            blocks.append(Block(rows, {} if blocks else {"shape": range(style.COLUMNS)}))
+            lines.append(f"({letter}) masks modified {protocol.time}")
+    drawn = results.set_index("run_id", drop=False).loc[shown]
+    below = f"{'; '.join(lines)}. Same noise and labels within a column. {_provenance(view, drawn)}"
+    return style.cite(style.sheet(blocks, caption.title(title, drawn), below), drawn["run_id"])
 
 
-def transparency_curve(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Figure:
-    """Draw what the classifier makes of masks at a quarter to the whole of their value (Sec. 4.4).
-
-    Args:
-        store: the run store.
-        dataset: what the CGNs and classifiers learnt from.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
-    """
-    title = f"Classifier accuracy by transparency of the masks, {view.dataset_title(dataset)}"
-    results = chosen(store, dataset, profile)
-    curves = [
-        (protocol, list(transparencies(results, protocol)))
-        for protocol in protocols(results)
-        if protocol.labels == "permuted"
-    ]
-    curves = [(protocol, points) for protocol, points in curves if len(points) > 1]
+def transparency_curve(view: View) -> Figure:
+    """Draw classifier accuracy on masks at a quarter to the whole of their value (Sec. 4.4)."""
+    title = caption.title("Classifier accuracy by transparency of the masks", dataset=view.dataset(EXPERIMENT))
+    results = chosen(view)
+    found = {protocol: transparencies(results, protocol) for protocol in protocols(results)}
+    curves = {each: points for each, points in found.items() if each.labels == "permuted" and len(points) > 1}
     if not curves:
-        return style.gap(title, view.command(EXPERIMENT, dataset, None, profile))
-    drawn = results[results["run_id"].isin({run_id for _, points in curves for _, rows in points for run_id in rows})]
-    caption = (
+        return style.gap(title, view.command(EXPERIMENT))
+    drawn = pd.concat(runs for points in curves.values() for runs in points.values()).drop_duplicates("run_id")
+    below = (
         "Factor on the mask: 1 is the unmodified CGN. Points: means over seeds, set side by side; bars: 95 % Student-t "
-        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(drawn)}"
+        f"intervals. Stars: the paper's Table 1 at 0.75, the CGN paper at 1. {_provenance(view, drawn)}"
     )
-    figure, panels = style.plots(2, _titled(title, results), caption, right=2.9)
-    by_run = results.set_index("run_id")
-    panel_of = zip(panels, ("valid_accuracy", "train_accuracy"), ("test", "train"), strict=True)
+    figure, panels = style.plots(2, caption.title(title, drawn), below, right=2.9)
     with style.style():
-        for axes, metric, name in panel_of:
-            for number, (color, (protocol, points)) in enumerate(zip(style.PALETTE, curves, strict=False)):
-                intervals = [mean_interval(by_run.loc[rows, metric].astype(float).tolist()) for _, rows in points]
-                means, low, high = (100 * np.array(each) for each in list(zip(*intervals, strict=True))[:3])
-                errors = np.nan_to_num(np.stack([means - low, high - means]))
-                label = f"{_WHEN[protocol.when]}{_INIT[protocol.init]}"
+        for axes, metric, name in zip(panels, ("valid_accuracy", "train_accuracy"), ("test", "train"), strict=True):
+            for number, (color, (protocol, points)) in enumerate(zip(style.PALETTE, curves.items(), strict=False)):
                 aside = _ASIDE * (number - (len(curves) - 1) / 2)
-                x = [strength + aside for strength, _ in points]
-                axes.errorbar(x, means, errors, color=color, marker="o", markersize=4, capsize=3, label=label)
+                samples = [runs[metric].dropna().tolist() for runs in points.values()]
+                look = {"color": color, "fmt": "o-", "markersize": 4, "label": protocol.time}
+                style.intervals(axes, [strength + aside for strength in points], samples, 100, **look)
             stars = [getattr(PAPER[intervention], name) for intervention in ("transparency", "none")]
             axes.plot([PAPER_STRENGTH, 1], stars, "*", color="0.2", markersize=9, label="published", zorder=3)
             axes.axhline(10, color="0.5", linestyle=":", linewidth=1)
@@ -253,90 +206,79 @@ def transparency_curve(store: Store, dataset: str = "double_colored", profile: s
     return style.cite(figure, drawn["run_id"])
 
 
-def transparencies(results: pd.DataFrame, protocol: Protocol) -> Iterator[tuple[float, list[str]]]:
-    """Yield each transparency that a protocol has, from low to 1, with the ids of its runs."""
-    own = results[(results["init"] == protocol.init) & (results["labels"] == protocol.labels)]
-    modified = own[(own["when"] == protocol.when) & (own["intervention"] == "transparency")]
+def transparencies(results: pd.DataFrame, protocol: Protocol) -> dict[float, pd.DataFrame]:
+    """Return each transparency that a protocol has, from low to 1 (the control), with its runs."""
+    control = case(results, protocol, "none")
+    modified = results[(results[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
+    modified = modified[modified["intervention"] == "transparency"]
     strengths = modified["strength"].replace("paper", str(PAPER_STRENGTH)).astype(float)
-    for strength in sorted(strengths.unique()):
-        yield strength, modified.loc[strengths == strength, "run_id"].tolist()
-    control = own[own["intervention"] == "none"]
-    control = control[control["when"] == ("training" if protocol.when == "both" else protocol.when)]
-    if len(modified) and len(control):
-        yield 1.0, control["run_id"].tolist()
+    found = {strength: modified[strengths == strength] for strength in sorted(strengths.unique())}
+    return found | ({1.0: control} if found and len(control) else {})
 
 
 # --- in words
 
 
-def verdicts(store: Store, dataset: str = "double_colored", profile: str | None = None) -> Listing:
-    """Return what Table 1 comes to, a sentence a row; see `verdict`.
-
-    Args:
-        store: the run store.
-        dataset: what the CGNs and classifiers learnt from.
-        profile: of the runs; by default the first of `runs.PROFILES` that has any.
-    """
-    results = chosen(store, dataset, profile)
-    sentences = verdict(results) or [f"No finished run: {view.command(EXPERIMENT, dataset, None, profile)}"]
-    title = f"What Table 1 comes to, {view.dataset_title(dataset)}"
-    return Listing(_titled(title, results) if len(results) else title, pd.DataFrame({"verdict": sentences}))
+def verdicts(view: View) -> Listing:
+    """Return what Table 1 shows, a sentence a row; see `verdict`."""
+    results = chosen(view)
+    sentences = verdict(results) or [f"No finished run: {view.command(EXPERIMENT)}"]
+    title = caption.title("What Table 1 shows", results, dataset=view.dataset(EXPERIMENT))
+    return Listing(title, pd.DataFrame({"verdict": sentences}))
 
 
 def verdict(results: pd.DataFrame) -> list[str]:
     """Say which protocol gives the pattern of Table 1, and what each modification does when.
 
-    Every sentence follows from the numbers; differences count where their 95 % interval over seeds leaves out 0.
+    Every sentence follows from the numbers; differences count where the judge says so.
 
     Args:
         results: see `cells`.
     """
-    said = [*_patterns(results), *_by_time(results), *_transparency(results), *_two_way(results)]
-    return [sentence for sentence in said if sentence]
+    return [*_patterns(results), *_by_time(results), *_transparency(results), *_two_way(results)]
 
 
 def _patterns(results: pd.DataFrame) -> Iterator[str]:
-    """Hold each protocol against Table 1: its pattern, which does not depend on scale, and its numbers, which do."""
-    published = {name: (PAPER[name].train, PAPER[name].test) for name in ("none", *_TABLE_ROWS)}
+    """Compare each protocol with Table 1: its pattern, which does not depend on scale, and its numbers, which do."""
+    published = {name: (PAPER[name].train, PAPER[name].test) for name in ("none", *TABLE_1)}
     whole, distances, controls = [], {}, {}
     for protocol in protocols(results):
         ours = {name: _means(results, protocol, name) for name in published}
         if any(means is None for means in ours.values()):
             continue
-        control = ours["none"][1]
-        controls[protocol] = control
-        memorised = [
+        control = controls[protocol] = ours["none"][1]
+        memorized = [
             name
             for name in ("noise", "rotation")
-            if ours[name][0] > _MEMORISED * ours[name][1] and control > _MEMORISED * ours[name][1]
+            if ours[name][0] > _MEMORIZED * ours[name][1] and control > _MEMORIZED * ours[name][1]
         ]
         between = max(ours["noise"][1], ours["rotation"][1]) < ours["transparency"][1] < control
         distances[protocol] = np.mean([np.abs(np.subtract(ours[name], published[name])) for name in published])
-        if between and len(memorised) == 2:
+        if between and len(memorized) == 2:
             whole.append(protocol)
         yield (
-            f"{str(protocol).capitalize()}: {_rows(ours)}. Memorised: {' and '.join(memorised) or 'neither'}; "
-            f"transparency {'' if between else 'not '}in between. {distances[protocol]:.0f} points off in the mean."
+            f"{str(protocol).capitalize()}: {_rows(ours)}. Memorized: {' and '.join(memorized) or 'neither'}; "
+            f"transparency {'' if between else 'not '}in between. {distances[protocol]:.0f} points off on average."
         )
     if distances:
         nearest = min(distances, key=distances.__getitem__)
         yield (
-            f"The paper's pattern (train / test, %: {_rows(published)}) is that noise and rotation are memorised, with "
-            f"train more than {_MEMORISED} times test and the control's test more than {_MEMORISED} times theirs, and "
+            f"The paper's pattern (train / test, %: {_rows(published)}) is that noise and rotation are memorized, with "
+            f"train more than {_MEMORIZED} times test and the control's test more than {_MEMORIZED} times theirs, and "
             f"that transparency lies between them and the control. It is given by: "
             f"{'; '.join(map(str, whole)) or 'none of these'}. Nearest in numbers: {nearest}."
         )
-        learnt = max((control for each, control in controls.items() if each.labels == "permuted"), default=None)
-        if learnt is not None and learnt < _LEARNT * PAPER["none"].test:
+        learned = max((control for each, control in controls.items() if each.labels == "permuted"), default=None)
+        if learned is not None and learned < _LEARNED * PAPER["none"].test:
             yield (
-                f"At this scale no control learns what it could from permuted labels ({learnt:.1f} % in test at best, "
-                f"{PAPER['none'].test:.1f} % published): the numbers cannot be held against the paper's."
+                f"At this scale no control learns what it could from permuted labels ({learned:.1f} % in test at best, "
+                f"{PAPER['none'].test:.1f} % published): the numbers cannot be compared with the paper's."
             )
 
 
 def _rows(accuracies: Mapping[str, tuple[float, float]]) -> str:
-    names = {"none": "control"}
-    return ", ".join(f"{names.get(name, name)} {train:.1f} / {test:.1f}" for name, (train, test) in accuracies.items())
+    named = ((name.replace("none", "control"), *both) for name, both in accuracies.items())
+    return ", ".join(f"{name} {train:.1f} / {test:.1f}" for name, train, test in named)
 
 
 def _by_time(results: pd.DataFrame) -> Iterator[str]:
@@ -346,13 +288,12 @@ def _by_time(results: pd.DataFrame) -> Iterator[str]:
         at_sampling = values(results, plain, intervention, "valid_accuracy")
         if at_sampling.empty:
             continue
-        said = f"at sampling {_percent(at_sampling)}"
+        said = f"at sampling {100 * at_sampling.mean():.1f} %"
         for protocol in protocols(results):
             trained = values(results, protocol, intervention, "valid_accuracy")
             if protocol.when == "sampling" or protocol.labels != "permuted" or trained.empty:
                 continue
-            said += f"; {_WHEN[protocol.when]}{_INIT[protocol.init]} {_percent(trained)}"
-            said += f" ({_difference(trained - at_sampling)})"
+            said += f"; {protocol.time} {100 * trained.mean():.1f} % ({_difference(trained - at_sampling)})"
             same = values(results, protocol, intervention, "mask_sameness")
             digits = values(results, protocol, intervention, "stroke_iou")
             if protocol.when == "training" and len(same):
@@ -370,8 +311,8 @@ def _transparency(results: pd.DataFrame) -> Iterator[str]:
         control = values(results, protocol, "none", "valid_accuracy")
         if protocol.labels == "permuted" and len(ours) and len(control):
             yield (
-                f"Sec. 4.4, mask at 0.75 against the whole one, {_WHEN[protocol.when]}{_INIT[protocol.init]}: "
-                f"test accuracy {_percent(ours)} against {_percent(control)}: {_difference(ours - control)}."
+                f"Sec. 4.4, mask at 0.75 against the whole one, {protocol.time}: test accuracy "
+                f"{100 * ours.mean():.1f} % against {100 * control.mean():.1f} %: {_difference(ours - control)}."
             )
 
 
@@ -379,61 +320,31 @@ def _two_way(results: pd.DataFrame) -> Iterator[str]:
     """Say whether the caption's task could have given the numbers of Table 1."""
     for protocol in protocols(results):
         said = []
-        for intervention in _TABLE_ROWS:
+        for intervention in TABLE_1 if protocol.labels == "permuted" else ():
             held_out = values(results, protocol, intervention, "two_way_accuracy")
             test = values(results, protocol, intervention, "two_way_test_accuracy")
-            if len(held_out) and protocol.labels == "permuted":
+            if len(held_out):
                 said.append(f"{intervention} {100 * held_out.mean():.1f} / {100 * test.mean():.1f}")
         if said:
             yield f"Real or counterfactual (held out / test set taken for real), {protocol}: {', '.join(said)}."
 
 
 def _means(results: pd.DataFrame, protocol: Protocol, intervention: str) -> tuple[float, float] | None:
-    """Mean accuracy in training and in test, in per cent; None where there is no run."""
-    measured = [values(results, protocol, intervention, metric) for metric in ("train_accuracy", "valid_accuracy")]
-    return None if any(each.empty for each in measured) else (100 * measured[0].mean(), 100 * measured[1].mean())
-
-
-def _percent(measured: pd.Series) -> str:
-    return f"{100 * measured.mean():.1f} %"
+    """Mean accuracy in training and in test, in percent; None where there is no run."""
+    train, test = (values(results, protocol, intervention, f"{name}_accuracy") for name in ("train", "valid"))
+    return None if train.empty or test.empty else (100 * train.mean(), 100 * test.mean())
 
 
 def _difference(paired: pd.Series) -> str:
-    """Put a difference, paired by seed, into words."""
-    if paired.dropna().empty:
-        return "no pair of seeds"
-    mean, low, high, n = mean_interval((100 * paired.dropna()).tolist())
-    if n == 1:
-        return f"{mean:+.1f} points, one seed only"
-    word = "not told apart" if low <= 0 <= high else "higher" if mean > 0 else "lower"
-    return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}], n={n}: {word}"
+    """Put a difference in percentage points, paired by seed, into words."""
+    judgment = judge(paired.dropna().tolist(), form="+.1f", scale=100)
+    return f"in points {judgment.text}: {say(judgment)}" if judgment.interval else say(judgment)
 
 
-def _first(results: pd.DataFrame, protocol: Protocol, intervention: str) -> pd.Series | None:
-    """Return the run of the lowest seed; None where there is none."""
-    case = {**protocol._asdict(), "intervention": intervention}
-    rows = results[(results[list(case)] == pd.Series(case)).all(axis=1)].sort_values("seed")
-    return None if rows.empty else rows.iloc[0]
-
-
-def _titled(title: str, results: pd.DataFrame) -> str:
-    note = view.stand_in_note(results.iloc[0])
-    return f"{title} ({note})" if note else title
-
-
-def _provenance(shown: pd.DataFrame) -> str:
-    """Where numbers come from: profile, sizes, seeds, teacher."""
-    first = shown.iloc[0]
-    seeds = sorted(shown["seed"].unique())
-    parts = [f"{len(shown)} runs, profile {first['profile']}", f"{_numbers(shown, 'images')} counterfactuals a case"]
-    steps = _numbers(shown, "training.steps")
-    parts += [f"CGNs trained for {steps} steps"] if steps else []
-    parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
-    stand_in = " (stand-in)" if first["stand_in"] else ""
-    return f"{', '.join(parts)}; teacher: {first['teacher']}{stand_in}."
-
-
-def _numbers(shown: pd.DataFrame, parameter: str) -> str:
-    """Name the values that a parameter has among some runs."""
-    found = pd.to_numeric(shown.get(f"param/{parameter}", pd.Series(dtype=float)), errors="coerce").dropna()
-    return " or ".join(f"{int(value):,}" for value in sorted(found.unique()))
+def _provenance(view: View, shown: pd.DataFrame) -> str:
+    """Say where numbers come from: profile, sizes, seeds, teacher."""
+    cgns = view.chosen(EXPERIMENT, by={"init": None, "intervention": None}, kind="cgn")
+    images = caption.number_range(shown, "param/images")
+    steps = caption.number_range(cgns[cgns["init"].isin(shown["init"])], "param/training.steps")
+    trained = f"CGNs trained for {steps} steps" if steps else ""
+    return caption.provenance(shown, f"{images} counterfactuals a case", trained)

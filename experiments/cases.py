@@ -12,8 +12,8 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig, make_baseline, make_cgn
 from skdcgn.recipes.composed import ComposedConfig, make_skdcgn
 from skdcgn.recipes.ood_robustness import GANRunConfig, Images, RobustnessConfig, make_gan
+from skdcgn.recipes.sources import TeacherConfig, teacher_tags
 from skdcgn.recipes.students import StudentConfig, make_student
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher, teacher_tags
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Make
 from skdcgn.runtime import Runtime
@@ -43,7 +43,7 @@ def teacher_of(config: TeacherConfig, profile: Profile, runtime: Runtime) -> Tea
         trained = cgn_case(replace(CGNS[profile], dataset="digits", runtime=runtime))
         tags = {"teacher": "our CGN on digits", "teacher_sha256": trained.identity.digest, "stand_in": True}
         return Teacher(config, tags, {}, {"teacher": trained})
-    teacher = load_teacher(config)
+    teacher = config.load()
     return Teacher(config, teacher_tags(teacher), {"teacher": teacher.sha256}, {})
 
 

@@ -23,7 +23,7 @@ from skdcgn.recipes.baseline_cgn_tinygan import (
     make_tinygan,
     make_tinygan_cgn,
 )
-from skdcgn.recipes.teachers import load_teacher, teacher_tags
+from skdcgn.recipes.sources import teacher_tags
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case
 from skdcgn.runtime import Runtime
@@ -80,7 +80,7 @@ def checked_teacher(config: DistillationConfig) -> ImageNetTeacher:
     Raises:
         InputError: its weights are not available, or it does not have such classes or noise.
     """
-    teacher = load_teacher(config.teacher_config)
+    teacher = config.teacher_config.load()
     student, wanted = config.student, (teacher.num_classes, teacher.noise_dim)
     if (student.num_classes, student.noise_dim) != wanted:
         raise InputError(

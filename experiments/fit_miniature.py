@@ -16,7 +16,7 @@ from skdcgn.cgn.miniature import FITTED, FitConfig
 from skdcgn.cli import Profile
 from skdcgn.commands import experiment
 from skdcgn.recipes.cgns import MiniatureConfig, PartConfig, make_miniature, make_part
-from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 from skdcgn.runtime import Runtime
@@ -54,7 +54,7 @@ DEFAULTS = {
 
 def plan(config: Config) -> Plan:
     """Return a case for each part, and one that puts them together."""
-    teacher = teacher_of(TeacherConfig("wildlife", config.teacher), config.profile, config.runtime)
+    teacher = teacher_of(MNISTTeacherConfig("wildlife", config.teacher), config.profile, config.runtime)
     changed = overrides(config, DEFAULTS[config.profile], ("seed", "teacher", "out"))
     common = {"profile": config.profile, "dataset": "wildlife", **teacher.tags, "seed": config.seed}
     tags = {"kind": "part", **common, "source": "miniature", "overrides": changed}

@@ -18,7 +18,7 @@ from experiments.presets_imagenet import BASELINE, DISTILLATION
 from skdcgn.classifiers.ensemble import EnsembleConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.imagenet_ood import EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
-from skdcgn.recipes.teachers import teacher_tags
+from skdcgn.recipes.sources import teacher_tags
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 

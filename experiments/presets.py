@@ -14,7 +14,8 @@ from skdcgn.cli import Profile
 from skdcgn.data.mnist import Dataset
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig
-from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.runs.search import SearchConfig
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
@@ -54,9 +55,9 @@ class StudentsConfig:
         return list(Mechanism) if self.mechanism == "all" else [Mechanism(self.mechanism)]
 
     @property
-    def teacher_config(self) -> TeacherConfig:
+    def teacher_config(self) -> MNISTTeacherConfig:
         """The teacher."""
-        return TeacherConfig(self.dataset, self.teacher)
+        return MNISTTeacherConfig(self.dataset, self.teacher)
 
 
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
@@ -167,3 +168,77 @@ BASELINES: Mapping[Profile, BaselinesConfig] = {
     for profile, cgn in CGNS.items()
 }
 """The paper's baseline on MNIST, by profile."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Search of a distillation's hyperparameters; what is not searched stays as it is here."""
+
+    profile: Profile
+    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
+    student: TinyGANConfig
+    distill: DistillConfig
+    search: SearchConfig
+    confirm_seeds: tuple[int, ...]
+    """Fresh seeds, on which the best trial is trained again beside the paper's values."""
+    evaluations: int
+    """Held-out evaluations during a training: where hopeless trials are stopped."""
+    heldout_per_class: int
+    """Held-out images of each class."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    dataset: Dataset = "double_colored"
+    """Whose CGN is the teacher: the authors' one for an MNIST variant, or one trained here on scikit-learn's digits."""
+    mechanism: Literal["shape", "texture", "background"] = "shape"
+    """The mechanism to distill; the objective is held-out IoU for shape, held-out L1 for the others."""
+    teacher: Path | None = None
+    """Another checkpoint of the teacher than the authors' (not for digits)."""
+    seed: int = 0
+    """Of every trial's training: one for all, so that trials differ by their parameters alone."""
+    out: Path | None = None
+    """Folder that gets best.yaml, trials.csv and confirmation.csv, as the study's run does."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+_TRIAL = DistillConfig(
+    batch_size=32,
+    learning_rate=1e-2,
+    betas=(0.5, 0.99),
+    schedule="cosine",
+    discriminator_width=16,
+)
+
+SEARCHES: Mapping[Profile, Mapping[str, Any]] = {
+    "smoke": dict(
+        student=NATIVE_MNIST,
+        distill=replace(SMOKE_DISTILL, steps=6),
+        search=SearchConfig(trials=3),
+        confirm_seeds=(1, 2, 3),
+        evaluations=2,
+        heldout_per_class=10,
+    ),
+    "quick": dict(
+        student=NATIVE_MNIST,
+        distill=replace(_TRIAL, steps=120, per_class=500, warmup=20),
+        search=SearchConfig(trials=30),
+        confirm_seeds=(1, 2, 3, 4),
+        evaluations=5,
+        heldout_per_class=50,
+    ),
+    "full": dict(
+        student=NATIVE_MNIST,
+        distill=replace(_TRIAL, steps=4000, per_class=2000),
+        search=SearchConfig(trials=100),
+        confirm_seeds=(1, 2, 3, 4, 5),
+        evaluations=10,
+        heldout_per_class=50,
+    ),
+    "paper": dict(
+        student=PUBLISHED_MNIST,
+        distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
+        search=SearchConfig(trials=30),
+        confirm_seeds=(1, 2, 3, 4, 5),
+        evaluations=EPOCHS,
+        heldout_per_class=50,
+    ),
+}
+"""Searches by profile: fields of `SweepConfig`. Students are small enough for many of them."""

@@ -12,7 +12,7 @@ from experiments.presets import EPOCHS, NATIVE_DISTILL, NATIVE_LOSS, SMOKE_DISTI
 from skdcgn.cgn.reconstruction import ReconstructionConfig
 from skdcgn.cli import Profile
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, PartsConfig, TinyGANRecipe
-from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.recipes.sources import ImageNetTeacherConfig
 from skdcgn.runtime import Precision, Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
@@ -40,9 +40,9 @@ class DistillationConfig(StudentsConfig):
     """Folder of python -m skdcgn teacher-sets; by default one beside the run store."""
 
     @property
-    def teacher_config(self) -> TeacherConfig:
+    def teacher_config(self) -> ImageNetTeacherConfig:
         """The teacher."""
-        return TeacherConfig(self.dataset, self.teacher, self.truncation, self.teacher_precision)
+        return ImageNetTeacherConfig(self.dataset, self.teacher, self.truncation, self.teacher_precision)
 
 
 # Epochs 1 and 23 of 30 are those that Fig. 15 shows.

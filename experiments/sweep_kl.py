@@ -9,28 +9,17 @@ trial is trained again on fresh seeds beside Eq. 6, the published module, and no
 any script with `--config`.
 """
 
-from dataclasses import dataclass
-
-import pandas as pd
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-from experiments.train_cgn_mnist import load_teacher
-from skdcgn import cli, runtime
-from skdcgn.recipes.sweep import SweepConfig, defaults, sweep_distillation
-from skdcgn.runs import store as run_store
-from skdcgn.runs.search import Params, Space
+from experiments.presets import PROFILES, SEARCHES, SweepConfig
+from experiments.searches import search_of
+from skdcgn.commands import search
+from skdcgn.recipes.sweep import DistillationSearch
+from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, Params, Space
 
 DESCRIPTION = """A search of the KL term, its weight, temperature, direction and what it compares (Eq. 6): a study, its
 trials below it, and a confirmation: the best trial beside Eq. 6, the published module and no KL, on seeds that no trial
 saw. Feeds the notebook **sweeps**."""
 
-
-@dataclass(frozen=True)
-class Config(SweepConfig):
-    """Search of the KL term."""
-
-
-DEFAULTS = defaults(Config)
+DEFAULTS = {profile: SweepConfig(profile, **SEARCHES[profile]) for profile in PROFILES}
 
 SPACE: Space = {
     "loss.kl": FloatDistribution(0.01, 30.0, log=True),
@@ -52,15 +41,11 @@ PUBLISHED_MODULE = _params(1.0, "activations", "student_teacher", 8.0)
 REFERENCES = {"Eq. 6": PAPER, "the published module": PUBLISHED_MODULE, "no KL": {"loss.kl": 0.0}}
 
 
-def main(config: Config) -> pd.DataFrame | None:
-    """Search; return the final metrics of the best trial and of the references on fresh seeds."""
-    device = runtime.setup(config.runtime)
-    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, run_store.open_store())
-    first = [PAPER, PUBLISHED_MODULE, OVER_IMAGE]
-    return sweep_distillation(
-        config, "sweep_kl", teacher, device, SPACE, first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION, print
-    )
+def plan(config: SweepConfig) -> DistillationSearch:
+    """Return the study, and what its best trial is compared with."""
+    default, first = DEFAULTS[config.profile], [PAPER, PUBLISHED_MODULE, OVER_IMAGE]
+    return search_of("sweep_kl", config, default, SPACE, first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION)
 
 
 if __name__ == "__main__":
-    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
+    search.main(DEFAULTS, plan, __doc__)

@@ -11,14 +11,11 @@ trial and the paper's values are trained again on fresh seeds; `best.yaml` then 
 
 from dataclasses import dataclass
 
-import pandas as pd
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-from experiments.train_cgn_mnist import load_teacher
-from skdcgn import cli, runtime
-from skdcgn.recipes.sweep import SweepConfig, defaults, sweep_distillation
-from skdcgn.runs import store as run_store
-from skdcgn.runs.search import Params, Space
+from experiments.presets import PROFILES, SEARCHES, SweepConfig
+from experiments.searches import search_of
+from skdcgn.commands import search
+from skdcgn.recipes.sweep import DistillationSearch
+from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, IntDistribution, Params, Space
 
 DESCRIPTION = """A search of λ1 and λ2, the weights of pixel distance and adversarial term (Eq. 7): a study, its trials
 below it, and a confirmation: the best trial beside the paper's values, on seeds that no trial saw. Feeds the notebook
@@ -37,7 +34,7 @@ class Config(SweepConfig):
     """Search the student's width among these too; its size is then a second objective."""
 
 
-DEFAULTS = defaults(Config)
+DEFAULTS = {profile: Config(profile, **SEARCHES[profile]) for profile in PROFILES}
 
 
 def space(config: Config) -> tuple[Space, Params]:
@@ -55,24 +52,12 @@ def space(config: Config) -> tuple[Space, Params]:
     return {name: pair[0] for name, pair in searched.items()}, {name: pair[1] for name, pair in searched.items()}
 
 
-def main(config: Config) -> pd.DataFrame | None:
-    """Search; return the final metrics of the best trial and the paper's values on fresh seeds."""
-    device = runtime.setup(config.runtime)
-    teacher = load_teacher(config.dataset, config.profile, config.teacher, config.runtime, run_store.open_store())
+def plan(config: Config) -> DistillationSearch:
+    """Return the study, and what its best trial is compared with."""
     searched, paper = space(config)
-    return sweep_distillation(
-        config,
-        "sweep_lambdas",
-        teacher,
-        device,
-        searched,
-        [paper],
-        {"the paper's values": paper},
-        "Sec. 4.2, Eq. 7",
-        DESCRIPTION,
-        print,
-    )
+    default, references = DEFAULTS[config.profile], {"the paper's values": paper}
+    return search_of("sweep_lambdas", config, default, searched, [paper], references, "Sec. 4.2, Eq. 7", DESCRIPTION)
 
 
 if __name__ == "__main__":
-    cli.entry(lambda: main(cli.parse(DEFAULTS, __doc__)))
+    search.main(DEFAULTS, plan, __doc__)

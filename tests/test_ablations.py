@@ -1,34 +1,26 @@
-"""The ablations: presets, their metrics by hand, the scripts at smoke scale, and what the analysis makes of them."""
+"""The ablations: presets, their metrics by hand, and the scripts at smoke scale."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from analysis import ablation_losses as ablation_losses_figures
-from analysis import kl_convergence as kl_convergence_figures
 from analysis import noise_pairing as noise_pairing_figures
+from analysis.frame.view import View
 from experiments import ablation_losses, kl_convergence, noise_pairing
 from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
-from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.images import grid
 from skdcgn.measure import fidelity
-from skdcgn.measure.heldout import HeldOut
-from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.profiles import MNIST
-from skdcgn.runs import run as run_module
 from skdcgn.runs import store as run_store
 from skdcgn.runs.loop import evaluation_steps
-from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
 from skdcgn.tinygan.variants import APPENDIX_D, KL_TERMS
 
 PLAIN = LossConfig()
@@ -165,159 +157,15 @@ def test_scripts_on_a_teacher_of_random_weights(
     assert results[list(measured)].notna().all(axis=None)
     assert results["l1"].nunique() == len(titles)  # every arm really differs
     assert {run.info.status for run in store.search(experiment)} == {"FINISHED"}
-    assert set(ablation_losses_figures.chosen(store, experiment)[arm]) == set(titles)
+    shown = View(store)
+    assert set(ablation_losses_figures.chosen(shown, experiment)[arm]) == set(titles)
     if script is ablation_losses:
-        figure = ablation_losses_figures.figure_over_training(store, 12, "cross_entropy")
+        figure = ablation_losses_figures.figure_over_training(shown, 12, "cross_entropy")
         assert len(figure.axes) == 3  # epochs 2, 10 and 30
         assert "smoke test" in figure.texts[0].get_text().replace("\n", " ")
     if script is noise_pairing:
-        assert len(noise_pairing_figures.pairing_figure(store).axes) == 4
+        assert len(noise_pairing_figures.pairing_figure(shown).axes) == 4
     capsys.readouterr()
     again = script.main(config)
     assert capsys.readouterr().out.count("skipped") == len(titles)
     pd.testing.assert_frame_equal(again, results)
-
-
-# --- the analysis
-
-
-@dataclass(frozen=True)
-class Distill:
-    steps: int = 30
-    published_code: bool = False
-
-
-@dataclass(frozen=True)
-class Config:
-    variant: str
-    seeds: tuple[int, ...]
-    distill: Distill = field(default_factory=Distill)
-    runtime: Runtime = field(default_factory=lambda: Runtime(force=True))
-
-
-TAGS = {
-    "profile": "quick",
-    "dataset": "double_colored",
-    "teacher": "a teacher",
-    "teacher_sha256": "a",
-    "stand_in": False,
-}
-
-
-def add_run(
-    store: run_store.Store, parent: run_module.Run, variant: str, seed: int, iou: float, steps: int = 30
-) -> None:
-    """Add a shape student to a store: a teacher of black masks, and a student that brightens with every evaluation."""
-    config = Config(variant, (seed,), Distill(steps, variant == "published_code"))
-    tags = {**TAGS, "mechanism": "shape", "variant": variant, "seed": seed, "git_dirty": True}
-    with store.start(ablation_losses_figures.ABLATION, config, variant, None, tags, parent) as run:
-        for step in (2, 10, 30):
-            rows = 2 * [torch.full((5, 3, 8, 8), -1.0), torch.full((5, 3, 8, 8), step / 15 - 1)]
-            run.log_image("shape/teacher over student", grid(rows, scale=2), step)
-            run.log_metrics("heldout", {"iou": iou * step / 30, "noise_energy": 1.0}, step)
-        run.log_metrics("final", {"iou": iou, "noise_energy": 1.0 + seed}, 30)
-        run.log_metrics("cost", {"train_seconds": 1.5}, 30)
-
-
-@pytest.fixture
-def filled(store: run_store.Store) -> run_store.Store:
-    with store.start(
-        ablation_losses_figures.ABLATION, Config("all", (0, 1, 2)), "group", {"level": "group"}, TAGS
-    ) as parent:
-        for seed in range(3):
-            add_run(store, parent, "tinygan", seed, 0.5 + 0.1 * seed)
-            add_run(store, parent, "d2_kl_outputs", seed, 0.7 + 0.11 * seed)
-        add_run(store, parent, "cross_entropy", 0, 0.1)
-        add_run(store, parent, "d3_mse", 0, 0.4)
-    return store
-
-
-def test_verdicts_are_paired_by_seed_and_by_hand(filled: run_store.Store) -> None:
-    verdicts = ablation_losses_figures.verdicts(filled).set_index(["question", "mechanism"])
-    better = verdicts.loc[("Is D.2 better than the plain loss?", "shape")]
-    # differences 0.2, 0.21, 0.22: mean 0.21 ± 4.30265 * 0.01 / sqrt(3)
-    assert [better["mean"], better["low"], better["high"]] == pytest.approx([0.21, 0.18516, 0.23484], abs=1e-5)
-    assert (better["n"], better["verdict"]) == (3, "better")
-    alone = verdicts.loc[("Is MSE (D.3) better than the plain loss?", "shape")]
-    assert (alone["n"], alone["verdict"]) == (1, "one seed only")
-    assert alone["mean"] == pytest.approx(-0.1)
-    gap = verdicts.loc[("Does the paper's KL speed convergence?", "shape")]
-    assert gap["verdict"] == "no pair of runs: python experiments/kl_convergence.py"
-
-
-@pytest.mark.parametrize(
-    ("metric", "interval", "words"),
-    [
-        ("l1", (0.1, 0.2), "worse"),
-        ("l1", (-0.2, -0.1), "better"),
-        ("iou", (0.1, 0.2), "better"),
-        ("iou", (-0.1, 0.2), "no clear difference"),
-        ("noise_energy", (0.1, 0.2), "noisier"),
-        ("steps_to_target", (-9.0, -1.0), "faster"),
-    ],
-)
-def test_words_follow_the_direction_of_the_metric(metric: str, interval: tuple[float, float], words: str) -> None:
-    assert ablation_losses_figures._verdict(metric, *interval) == words
-
-
-def test_figures_read_the_images_back_pixel_by_pixel(filled: run_store.Store) -> None:
-    figure = ablation_losses_figures.figure_over_training(filled, 12, "cross_entropy")
-    for axes, step in zip(figure.axes, (2, 10, 30), strict=True):
-        pixels = axes.images[0].get_array()
-        assert pixels.shape == (2 * 10 + 2, 10 * 10 + 2, 3)
-        assert (pixels[2:10, 2:10] == 0).all()
-        np.testing.assert_allclose(pixels[12:20, 92:100], 255 * step / 30, atol=1)
-    assert figure.texts[0].get_text().startswith("Fig. 12: mask students, cross entropy")
-
-
-def test_missing_runs_show_as_gaps_with_their_commands(filled: run_store.Store) -> None:
-    for figure in (
-        ablation_losses_figures.figure_14(filled),
-        ablation_losses_figures.figure_over_training(filled, 13, "d1_kl_layers"),
-    ):
-        assert "python experiments/ablation_losses.py" in [text.get_text() for text in figure.axes[0].texts]
-    for figure in (
-        kl_convergence_figures.figure_15_mnist(filled),
-        ablation_losses_figures.curves(filled, "kl_convergence", Mechanism.SHAPE),
-    ):
-        assert "python experiments/kl_convergence.py" in [text.get_text() for text in figure.axes[0].texts]
-
-
-def test_only_runs_of_one_setting_are_compared(filled: run_store.Store) -> None:
-    with filled.start(
-        ablation_losses_figures.ABLATION, Config("all", (9,)), "group", {"level": "late"}, TAGS
-    ) as parent:
-        add_run(filled, parent, "tinygan", 0, 0.9, steps=60)
-    assert ablation_losses_figures.chosen(filled, ablation_losses_figures.ABLATION)["final/iou"].tolist() == [0.9]
-
-
-def test_curves_draw_the_mean_of_every_arm(filled: run_store.Store) -> None:
-    iou, noise = ablation_losses_figures.curves(filled, ablation_losses_figures.ABLATION, Mechanism.SHAPE).axes
-    assert iou.get_title() == "mask IoU ↑"
-    assert noise.get_title() == "noise energy"
-    lines = {line.get_label(): line.get_ydata()[-1] for line in iou.lines}
-    assert lines["plain loss"] == pytest.approx(0.6)
-    assert set(lines) == {"plain loss", "cross entropy", "D.2: KL of the outputs", "D.3: MSE for each layer"}
-
-
-def test_pictures_are_read_back_as_they_were_drawn(store: run_store.Store, random_teacher: MNISTTeacher) -> None:
-    """Figures 12 to 16 are cut from the pictures that a training logs: layout and reading must agree."""
-    heldout = HeldOut.unseen(random_teacher, Mechanism.SHAPE, per_class=2)
-    with seeded(0, "student"):
-        student = TinyGANGenerator(NATIVE_MNIST.for_mechanism(Mechanism.SHAPE)).eval()
-    config = Config("tinygan", (0,), Distill(30))
-    with store.start(ablation_losses_figures.ABLATION, config, "run") as run:
-        run.log_image("shape/teacher over student", heldout.compare(student), 30)
-    shown = pd.Series({"run_id": run.run_id, "param/distill.steps": "30", "mechanism": "shape"})
-    drawn = ablation_losses_figures._images(store, shown, Mechanism.SHAPE, 30)
-    for read, rendered in zip(drawn, (heldout.teacher, heldout.render(student)), strict=True):
-        image = Mechanism.SHAPE.to_image(rendered[:10], 3)
-        assert read.shape == image.shape
-        assert (read - image).abs().max() <= 1 / 255 + 1e-4
-
-
-def test_means_are_written_with_interval_and_n(filled: run_store.Store) -> None:
-    table = ablation_losses_figures.means(filled, ablation_losses_figures.ABLATION)
-    assert table.loc[("shape", "plain loss"), "mask IoU ↑"] == "0.6 [0.352, 0.848], n=3"
-    assert table.loc[("shape", "cross entropy"), "mask IoU ↑"] == "0.1, n=1"
-    assert ablation_losses_figures.means(filled, "kl_convergence").empty

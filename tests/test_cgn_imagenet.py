@@ -23,11 +23,10 @@ from skdcgn.cgn.imagenet import (
     ImageNetCGN,
     initialize,
     load_mechanism,
-    truncated_noise,
 )
 from skdcgn.cgn.u2net import RSU, SMALL_WIDTHS, U2Net
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior
 from skdcgn.randomness import stream
 
 TRUNCATION = 0.5
@@ -35,7 +34,7 @@ TRUNCATION = 0.5
 
 def inputs(n: int = 3) -> tuple[Tensor, Tensor, float]:
     """Noise, labels and truncation of a small batch for the miniature."""
-    noise = truncated_noise(n, MINIATURE.noise_dim, TRUNCATION, stream(0, "noise"))
+    noise = NoisePrior(TRUNCATION).sample(n, MINIATURE.noise_dim, stream(0, "noise"))
     return noise, torch.arange(n) % MINIATURE.num_classes, TRUNCATION
 
 
@@ -228,7 +227,7 @@ def test_training_leaves_the_frozen_networks_alone() -> None:
 
 
 def test_noise_is_truncated_and_seeded() -> None:
-    noise = truncated_noise(2000, 16, 0.5, stream(0, "noise"))
+    noise = NoisePrior(0.5).sample(2000, 16, stream(0, "noise"))
     assert noise.shape == (2000, 16)
     assert noise.dtype == torch.float32
     assert noise.abs().max() <= 1
@@ -236,14 +235,14 @@ def test_noise_is_truncated_and_seeded() -> None:
     assert noise.mean().item() == pytest.approx(0, abs=0.01)
     # The standard deviation of a standard normal cut off at ±2 is 0.8796.
     assert noise.std().item() == pytest.approx(0.8796 / 2, rel=0.02)
-    assert torch.equal(noise, truncated_noise(2000, 16, 0.5, stream(0, "noise")))
-    assert not torch.equal(noise, truncated_noise(2000, 16, 0.5, stream(1, "noise")))
+    assert torch.equal(noise, NoisePrior(0.5).sample(2000, 16, stream(0, "noise")))
+    assert not torch.equal(noise, NoisePrior(0.5).sample(2000, 16, stream(1, "noise")))
 
 
 @pytest.mark.parametrize("truncation", [0.0, 1.5, float("nan")])
 def test_truncation_out_of_range(cgn: ImageNetCGN, truncation: float) -> None:
     with pytest.raises(InputError, match="truncation"):
-        truncated_noise(1, 4, truncation, stream(0, "noise"))
+        NoisePrior(truncation).sample(1, 4, stream(0, "noise"))
     with pytest.raises(InputError, match="truncation"):
         cgn(Mechanism.TEXTURE, *inputs()[:2], truncation)
 
@@ -393,9 +392,9 @@ RENDER = """
 import json, sys, time
 import torch
 from pathlib import Path
-from skdcgn.mechanisms import Mechanism
-from skdcgn.models.cgn_imagenet import ImageNetCGN, load_mechanism, truncated_noise
-from skdcgn.runtime import stream
+from skdcgn.cgn.imagenet import ImageNetCGN, load_mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
+from skdcgn.randomness import stream
 
 torch.set_num_threads(1)
 def peak():
@@ -412,7 +411,7 @@ report = {"load_s": time.perf_counter() - start, "load_mib": peak() - before}
 if name != "whole":
     start = time.perf_counter()
     with torch.inference_mode():
-        output = cgn(Mechanism(name), truncated_noise(1, 128, 0.5, stream(0, "u")), torch.tensor([7]), 0.5)
+        output = cgn(Mechanism(name), NoisePrior(0.5).sample(1, 128, stream(0, "u")), torch.tensor([7]), 0.5)
     report |= {
         "render_s": time.perf_counter() - start,
         "peak_mib": peak(),

@@ -11,7 +11,7 @@ from torch import nn
 from skdcgn.cgn.baseline import TinyGANImageNetCGN
 from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
 from skdcgn.cgn.losses import CGNLossConfig
-from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer, render
+from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer, render_all
 from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
 from skdcgn.data import weights
 from skdcgn.errors import InputError
@@ -158,7 +158,7 @@ def test_everything_comes_from_one_noise_and_label(make_cgn) -> None:
     cgn = make_cgn().eval()
     noise, labels = torch.randn(2, 32, generator=stream(0, "noise")), torch.tensor([1, 7])
     with torch.no_grad():
-        rendered = render(cgn, noise, labels, 1.0)
+        rendered = render_all(cgn, noise, labels, 1.0)
         assert torch.equal(rendered.target, cgn.unconstrained(noise, labels, 1.0))
         assert torch.equal(rendered.mask, cgn(Mechanism.SHAPE, noise, labels, 1.0))
         assert torch.equal(rendered.texture, cgn(Mechanism.TEXTURE, noise, labels, 1.0))

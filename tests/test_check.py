@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from record import add, read
 
+from analysis.frame.view import View
 from analysis.report import check, export
 from skdcgn.errors import InputError
-from skdcgn.runs import store as run_store
+from skdcgn.runs.store import Store, open_store
 
 RECORD = [
     run
@@ -116,15 +117,15 @@ def test_what_a_script_trained_itself_is_one_case_for_all_seeds() -> None:
 
 
 @pytest.fixture
-def fill(tmp_path: Path, empty_store: Path) -> Callable[[list[dict[str, Any]]], run_store.Store]:
+def fill(tmp_path: Path, empty_store: Path) -> Callable[[list[dict[str, Any]]], Store]:
     """Make stores of records."""
     made = []
 
-    def make(record: list[dict[str, Any]]) -> run_store.Store:
+    def make(record: list[dict[str, Any]]) -> Store:
         database = tmp_path / f"{len(made)}" / "mlflow.db"
         database.parent.mkdir()
         shutil.copy(empty_store, database)
-        made.append(run_store.open_store(f"sqlite:///{database}"))
+        made.append(open_store(f"sqlite:///{database}"))
         add(made[-1], record)
         return made[-1]
 
@@ -136,7 +137,7 @@ def altered(name: str, **metrics: float) -> list[dict[str, Any]]:
     return [run if run["name"] != name else {**run, "metrics": {**run["metrics"], **metrics}} for run in RECORD]
 
 
-def code(store: run_store.Store, folder: Path, out: Path | None = None) -> int:
+def code(store: Store, folder: Path, out: Path | None = None) -> int:
     try:
         check.main(check.Config(store.uri, folder, out))
     except SystemExit as stop:
@@ -145,11 +146,11 @@ def code(store: run_store.Store, folder: Path, out: Path | None = None) -> int:
 
 
 def test_a_store_agrees_with_its_own_export_and_not_with_a_tampered_one(
-    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fill: Callable[[list[dict[str, Any]]], Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "reference"
     store = fill(RECORD)
-    written = export.export(store, folder, figures=False)
+    written = export.export(View(store), folder, figures=False)
     assert {path.name for path in written} >= {"mnist_kd.csv", "noise_pairing.csv"}
     assert code(store, folder, tmp_path / "comparison.csv") == 0
     said = capsys.readouterr().out
@@ -164,42 +165,40 @@ def test_a_store_agrees_with_its_own_export_and_not_with_a_tampered_one(
     capsys.readouterr()
     assert code(fill(altered("mnist_kd shape 0", **{"final/iou": 0.5})), folder) == 1
     said = capsys.readouterr().out
-    assert "mnist_kd, quick, double_colored, skdcgn, shape, 6000, a teacher: final/iou is 0.7" in said
+    assert "mnist_kd, quick, double_colored, student, skdcgn, shape, 6000, a teacher: final/iou is 0.7" in said
     assert "1 disagree" in said
 
 
 def test_a_part_of_the_reference_is_enough_and_nothing_is_too_little(
-    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fill: Callable[[list[dict[str, Any]]], Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "reference"
-    export.export(fill(RECORD), folder, figures=False)
+    export.export(View(fill(RECORD)), folder, figures=False)
     only = fill([run for run in RECORD if run["experiment"] == "noise_pairing"])
     assert code(only, folder) == 0
     lines = capsys.readouterr().out.splitlines()
     assert next(line for line in lines if line.startswith("mnist_kd")).split()[-1] != "0"  # missing
     with pytest.raises(InputError, match="no finished run of anything in"):
-        check.check(fill([]), folder)
+        check.check(View(fill([])), folder)
     with pytest.raises(InputError, match="is no folder"):
-        check.check(only, tmp_path / "nowhere")
+        check.check(View(only), tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no table of final metrics"):
-        check.check(only, tmp_path / "empty")
+        check.check(View(only), tmp_path / "empty")
     (tmp_path / "empty" / "broken.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no columns profile and dataset"):
-        check.check(only, tmp_path / "empty")
+        check.check(View(only), tmp_path / "empty")
 
 
-def test_exports_of_several_stores_add_up(
-    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path
-) -> None:
+def test_exports_of_several_stores_add_up(fill: Callable[[list[dict[str, Any]]], Store], tmp_path: Path) -> None:
     folder = tmp_path / "reference"
     full = [{**run, "tags": {**run["tags"], "profile": "full"}} for run in RECORD if run["experiment"] == "mnist_kd"]
-    export.export(fill(RECORD), folder, figures=False)
-    export.export(fill(full), folder, figures=False)
+    export.export(View(fill(RECORD)), folder, figures=False)
+    export.export(View(fill(full)), folder, figures=False)
     kept = export.read(folder / "mnist_kd.csv")
     assert kept.groupby("profile").size().to_dict() == {"full": 9, "quick": 9}
     again = fill(altered("mnist_kd shape 0", **{"final/iou": 0.7}))
-    export.export(again, folder, ["mnist_kd"], figures=False)
+    export.export(View(again), folder, ["mnist_kd"], figures=False)
     kept = export.read(folder / "mnist_kd.csv")
     assert kept.groupby("profile").size().to_dict() == {"full": 9, "quick": 9}
     assert kept.query("profile == 'quick' and mechanism == 'shape' and seed == 0")["final/iou"].item() == 0.7
@@ -208,18 +207,16 @@ def test_exports_of_several_stores_add_up(
     assert "`noise_pairing.csv`" in page
 
 
-def test_rows_to_keep_say_where_they_come_from(
-    fill: Callable[[list[dict[str, Any]]], run_store.Store], tmp_path: Path
-) -> None:
-    again = {**RECORD[1], "name": "the same again", "metrics": {"final/iou": 0.1}}
-    dirty = {**RECORD[2], "tags": {**RECORD[2]["tags"], "git_dirty": "true"}}
-    store = fill([RECORD[0], RECORD[1], dirty, again])
-    table = export.rows_of(store, "mnist_kd")["mnist_kd"]
+def test_rows_to_keep_say_where_they_come_from(fill: Callable[[list[dict[str, Any]]], Store], tmp_path: Path) -> None:
+    again = {**RECORD[0], "name": "the same again", "metrics": {"final/iou": 0.1}}
+    dirty = {**RECORD[1], "tags": {**RECORD[1]["tags"], "git_dirty": "true"}}
+    store = fill([RECORD[0], dirty, again])
+    table = export.rows_of(View(store), "mnist_kd")["mnist_kd"]
     assert table["final/iou"].tolist() == [0.1, 0.866]  # the newest of a case and seed
     assert table["commit"].tolist() == ["0123456789abcdef0123456789abcdef01234567", ""]
-    assert table.columns.tolist()[:6] == ["profile", "dataset", "source", "mechanism", "steps", "seed"]
+    assert table.columns.tolist()[:6] == ["profile", "dataset", "kind", "source", "mechanism", "steps"]
     assert table["steps"].tolist() == [6000, 6000]
     with pytest.raises(InputError, match="no finished run of kl_convergence"):
-        export.export(store, tmp_path / "reference", ["kl_convergence"])
+        export.export(View(store), tmp_path / "reference", ["kl_convergence"])
     with pytest.raises(InputError, match="no finished run of any experiment"):
-        export.export(fill([]), tmp_path / "reference")
+        export.export(View(fill([])), tmp_path / "reference")

@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 from record import add, read
 
+from analysis.frame.view import View
 from analysis.report import claims, gallery
-from analysis.report.verdicts import Evidence
-from skdcgn.runs import store as run_store
+from skdcgn.runs.store import open_store
 
 GOLDEN = Path(__file__).parent / "golden"
 TABLES = ("claims", "compression", "convergence", "ablation_verdicts")
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[run_store.Store, dict[str, str]]:
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[View, dict[str, str]]:
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     shutil.copy(empty_store, database)
-    store = run_store.open_store(f"sqlite:///{database}")
-    return store, add(store, read(GOLDEN / "runs.json"))
+    store = open_store(f"sqlite:///{database}")
+    ids = add(store, read(GOLDEN / "runs.json"))
+    return View(store), ids
 
 
 def compare(text: str, name: str) -> None:
@@ -34,9 +35,9 @@ def compare(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_are_what_they_were(recorded: tuple[run_store.Store, dict[str, str]], tmp_path: Path, name: str) -> None:
-    store, ids = recorded
-    gallery.TABLES[name](store).save(name, tmp_path)
+def test_tables_are_what_they_were(recorded: tuple[View, dict[str, str]], tmp_path: Path, name: str) -> None:
+    view, ids = recorded
+    gallery.TABLES[name](view).save(name, tmp_path)
     for suffix in ("csv", "tex"):
         text = (tmp_path / "tables" / f"{name}.{suffix}").read_text(encoding="utf-8")
         for run, run_id in ids.items():  # ids differ from store to store
@@ -44,5 +45,5 @@ def test_tables_are_what_they_were(recorded: tuple[run_store.Store, dict[str, st
         compare(text, f"{name}.{suffix}")
 
 
-def test_the_claims_table_of_the_readme_is_what_it_was(recorded: tuple[run_store.Store, dict[str, str]]) -> None:
-    compare(claims.markdown(Evidence(recorded[0]), GOLDEN) + "\n", "claims.md")
+def test_the_claims_table_of_the_readme_is_what_it_was(recorded: tuple[View, dict[str, str]]) -> None:
+    compare(claims.markdown(recorded[0], GOLDEN) + "\n", "claims.md")

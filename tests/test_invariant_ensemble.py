@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn.cgn.teachers import MNISTTeacher, miniature
+from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.classifiers import ensemble_measures, networks
 from skdcgn.classifiers.ensemble import (
     Batch,
@@ -29,7 +29,7 @@ from skdcgn.classifiers.networks import HEADS, InvariantEnsemble
 from skdcgn.data.imagenet import CueConflict, ImageSet, image_folder
 from skdcgn.errors import InputError
 from skdcgn.measure import cost
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import seeded, stream
 
 BRIEF = EnsembleConfig(
@@ -47,7 +47,7 @@ BRIEF = EnsembleConfig(
 CPU = torch.device("cpu")
 
 
-class MeanColour(nn.Module):
+class MeanColor(nn.Module):
     """A backbone whose features are the mean of each channel."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _small(seed: int = 0, num_classes: int = 10) -> InvariantEnsemble:
         return networks.invariant_ensemble("small", num_classes)
 
 
-def _colours(folder: Path, labels: Tensor, classes: int = 3) -> ImageSet:
+def _colors(folder: Path, labels: Tensor, classes: int = 3) -> ImageSet:
     """Plain red, green and blue pictures."""
     from PIL import Image
 
@@ -72,9 +72,9 @@ def _colours(folder: Path, labels: Tensor, classes: int = 3) -> ImageSet:
     return ImageSet(tuple(paths), labels, tuple(map(str, range(classes))))
 
 
-def _decides_by_colour(scales: dict[str, float]) -> InvariantEnsemble:
+def _decides_by_color(scales: dict[str, float]) -> InvariantEnsemble:
     """An ensemble whose heads choose the brightest channel, or the darkest where the scale is negative."""
-    model = InvariantEnsemble(MeanColour(), 3, 6)
+    model = InvariantEnsemble(MeanColor(), 3, 6)
     for name, head in model.heads.items():
         nn.init.zeros_(head.weight)
         with torch.no_grad():
@@ -96,7 +96,7 @@ def test_heads_are_averaged() -> None:
 
 
 def test_input_is_normalised_like_torchvisions() -> None:
-    model = InvariantEnsemble(MeanColour(), 3, 2)
+    model = InvariantEnsemble(MeanColor(), 3, 2)
     features = []
     model.backbone.register_forward_hook(lambda _module, _inputs, output: features.append(output))
     model(torch.full((1, 3, 4, 4), -1.0))  # black
@@ -146,39 +146,39 @@ def test_each_head_learns_its_own_label(mechanism: Mechanism) -> None:
 
 
 def test_counterfactuals_are_drawn_once_and_kept(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    drawn = draw_counterfactuals(tmp_path, random_teacher, random_teacher, BRIEF)
+    drawn = draw_counterfactuals(tmp_path, random_teacher, BRIEF)
     assert len(drawn) == 40
     assert drawn.labels.shape == (40, 3)
     assert (drawn.labels[:, 0] != drawn.labels[:, 1]).any()
     assert drawn.image(3).shape == (3, 32, 32)
     (folder,) = tmp_path.iterdir()
     stamp = (folder / "index.csv").stat().st_mtime_ns
-    again = draw_counterfactuals(tmp_path, random_teacher, random_teacher, BRIEF)
+    again = draw_counterfactuals(tmp_path, random_teacher, BRIEF)
     assert torch.equal(again.image(7), drawn.image(7))
     assert (folder / "index.csv").stat().st_mtime_ns == stamp
-    draw_counterfactuals(tmp_path, random_teacher, random_teacher, replace(BRIEF, counterfactuals=20))
+    draw_counterfactuals(tmp_path, random_teacher, replace(BRIEF, counterfactuals=20))
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_students_get_their_teachers_noise(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    truncated = miniature(stream(0, "miniature"))
+def test_noise_comes_from_the_sources_prior(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
     seen = []
 
     class Student(MNISTTeacher):
         def __init__(self) -> None:
             self.__dict__.update(random_teacher.__dict__)
+            self.prior = NoisePrior(0.25)
 
         def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
             seen.append(noise)
             return super().render(mechanism, noise, labels)
 
-    draw_counterfactuals(tmp_path, Student(), truncated, BRIEF)
-    assert torch.cat(seen).abs().max() <= 2 * truncated.truncation
+    draw_counterfactuals(tmp_path, Student(), BRIEF)
+    assert 0.4 < torch.cat(seen).abs().max() <= 0.5
 
 
 def test_batches_are_a_function_of_the_step(tmp_path: Path, random_teacher: MNISTTeacher) -> None:
-    real = _colours(tmp_path / "real", torch.arange(20) % 3)
-    counterfactuals = draw_counterfactuals(tmp_path / "drawn", random_teacher, random_teacher, BRIEF)
+    real = _colors(tmp_path / "real", torch.arange(20) % 3)
+    counterfactuals = draw_counterfactuals(tmp_path / "drawn", random_teacher, BRIEF)
     config = replace(BRIEF, counterfactual_ratio=1.5)
     batches, again = (Batches(real, counterfactuals, config, 0) for _ in range(2))
     assert batches.per_epoch == 2
@@ -198,8 +198,8 @@ def test_batches_are_a_function_of_the_step(tmp_path: Path, random_teacher: MNIS
 def test_training_resumes_bit_identically(
     tmp_path: Path, random_teacher: MNISTTeacher, optimizer: str, schedule: str
 ) -> None:
-    real = _colours(tmp_path / "real", torch.arange(24) % 3)
-    counterfactuals = draw_counterfactuals(tmp_path / "drawn", random_teacher, random_teacher, BRIEF)
+    real = _colors(tmp_path / "real", torch.arange(24) % 3)
+    counterfactuals = draw_counterfactuals(tmp_path / "drawn", random_teacher, BRIEF)
     config = replace(BRIEF, optimizer=optimizer, schedule=schedule, learning_rate=1e-3)
 
     def trainer() -> EnsembleTrainer:
@@ -222,7 +222,7 @@ def test_training_resumes_bit_identically(
 
 
 def test_learning_rate_falls_as_published(tmp_path: Path) -> None:
-    real = _colours(tmp_path / "real", torch.arange(24) % 3)
+    real = _colors(tmp_path / "real", torch.arange(24) % 3)
     trainer = EnsembleTrainer(_small(), real, None, replace(BRIEF, epochs=3, learning_rate=1.0), 0, CPU)
     rates = []
     for _ in trainer.fit():
@@ -231,7 +231,7 @@ def test_learning_rate_falls_as_published(tmp_path: Path) -> None:
 
 
 def test_a_pretrained_backbone_keeps_its_normalisation(tmp_path: Path) -> None:
-    real = _colours(tmp_path / "real", torch.arange(8) % 3)
+    real = _colors(tmp_path / "real", torch.arange(8) % 3)
     for pretrained in (True, False):
         trainer = EnsembleTrainer(_small(), real, None, replace(BRIEF, epochs=1, pretrained=pretrained), 0, CPU)
         before = trainer.model.backbone[1].running_mean.clone()
@@ -240,7 +240,7 @@ def test_a_pretrained_backbone_keeps_its_normalisation(tmp_path: Path) -> None:
 
 
 def test_it_learns_and_is_measured(tmp_path: Path) -> None:
-    real = _colours(tmp_path / "real", torch.arange(48) % 3)
+    real = _colors(tmp_path / "real", torch.arange(48) % 3)
     trainer = EnsembleTrainer(_small(), real, None, replace(BRIEF, epochs=4), 0, CPU)
     list(trainer.fit())
     measured = imagenet_accuracy(trainer.model, real, BRIEF, CPU)
@@ -249,23 +249,23 @@ def test_it_learns_and_is_measured(tmp_path: Path) -> None:
 
 
 def test_too_many_classes_are_refused(tmp_path: Path) -> None:
-    real = _colours(tmp_path / "real", torch.tensor([0, 1, 2]))
+    real = _colors(tmp_path / "real", torch.tensor([0, 1, 2]))
     with pytest.raises(InputError, match="images are of 3 classes, and the ensemble has 2"):
         EnsembleTrainer(_small(num_classes=2), real, None, BRIEF, 0, CPU)
 
 
 def test_top1_and_top5_by_hand(tmp_path: Path) -> None:
-    images = _colours(tmp_path, torch.tensor([0, 1, 2, 2]))
+    images = _colors(tmp_path, torch.tensor([0, 1, 2, 2]))
     images = replace(images, labels=torch.tensor([0, 1, 1, 5]))
-    measured = imagenet_accuracy(_decides_by_colour(dict.fromkeys(Mechanism, 9.0)), images, BRIEF, CPU)
+    measured = imagenet_accuracy(_decides_by_color(dict.fromkeys(Mechanism, 9.0)), images, BRIEF, CPU)
     assert measured["top1_ensemble"] == 0.5
     assert measured["top5_ensemble"] == 0.75  # class 5 is the last of six
 
 
 def test_background_gap_by_hand(tmp_path: Path) -> None:
-    same = _colours(tmp_path / "same", torch.tensor([0, 1, 2, 0]))
-    mixed = replace(_colours(tmp_path / "rand", torch.tensor([0, 1, 2, 2])), labels=torch.tensor([0, 1, 1, 1]))
-    model = _decides_by_colour({"shape": 9.0, "texture": 9.0, "background": -9.0})
+    same = _colors(tmp_path / "same", torch.tensor([0, 1, 2, 0]))
+    mixed = replace(_colors(tmp_path / "rand", torch.tensor([0, 1, 2, 2])), labels=torch.tensor([0, 1, 1, 1]))
+    model = _decides_by_color({"shape": 9.0, "texture": 9.0, "background": -9.0})
     mapping = torch.tensor([0, 1, 2, 0, 0, 0])
     assert in9_accuracy(model, same, mapping, BRIEF, CPU)["shape"] == 1.0
     measured = measure_in9(model, {"mixed_same": same, "mixed_rand": mixed}, mapping, BRIEF, CPU)
@@ -283,7 +283,7 @@ def test_decisions_go_by_mean_probability() -> None:
 
 
 def test_shape_bias_by_hand(tmp_path: Path) -> None:
-    images = _colours(tmp_path, torch.tensor([0, 1, 2, 2]))
+    images = _colors(tmp_path, torch.tensor([0, 1, 2, 2]))
     stimuli = CueConflict(
         images.paths,
         torch.tensor([0, 1, 1, 0]),  # shape: right twice
@@ -291,17 +291,17 @@ def test_shape_bias_by_hand(tmp_path: Path) -> None:
         torch.tensor([1, 0, 2, 1]),  # texture: right once, and neither is right once
         ((0,), (1,), (2, 3)),
     )
-    measured = measure_cue_conflict(_decides_by_colour(dict.fromkeys(Mechanism, 9.0)), stimuli, BRIEF, CPU)
+    measured = measure_cue_conflict(_decides_by_color(dict.fromkeys(Mechanism, 9.0)), stimuli, BRIEF, CPU)
     assert measured["shape_bias_shape"] == pytest.approx(2 / 3)
     assert measured["cue_accuracy_shape"] == 0.75
     never = replace(stimuli, labels=torch.tensor([2, 2, 0, 0]), textures=torch.tensor([1, 0, 1, 1]))
-    without = measure_cue_conflict(_decides_by_colour(dict.fromkeys(Mechanism, 9.0)), never, BRIEF, CPU)
+    without = measure_cue_conflict(_decides_by_color(dict.fromkeys(Mechanism, 9.0)), never, BRIEF, CPU)
     assert without["cue_accuracy_shape"] == 0
     assert "shape_bias_shape" not in without
 
 
 def test_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    images = _colours(tmp_path, torch.arange(7) % 3)
+    images = _colors(tmp_path, torch.arange(7) % 3)
     model = _small().eval()
     parts = [
         torch.cat([logits["shape"] for _, logits in ensemble_measures.predict(model, images, config, CPU)])

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from analysis import train_cgn_mnist as train_cgn_mnist_figures
 from analysis.frame.style import cited, is_gap
+from analysis.frame.view import View
 from experiments import baseline_mnist, train_cgn_mnist
 from skdcgn.cgn.teachers import OWN_TEACHER, OWN_TEACHER_NAME, mnist_teacher
 from skdcgn.classifiers.features import load_feature_network
@@ -99,20 +100,20 @@ def test_baseline_keeps_three_generators(store: run_store.Store) -> None:
 
 
 def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store: run_store.Store) -> None:
-    empty = train_cgn_mnist_figures.table(store, "digits")
+    empty = train_cgn_mnist_figures.table(View(store, dataset="digits"))
     assert empty.commands == [
         "python experiments/train_cgn_mnist.py --dataset digits",
         "python experiments/baseline_mnist.py --dataset digits",
     ]
-    assert all(is_gap(figure) for figure in train_cgn_mnist_figures.figure(store, "digits").values())
+    assert all(is_gap(figure) for figure in train_cgn_mnist_figures.figure(View(store, dataset="digits")).values())
     config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
     measured = baseline_mnist.main(replace(config, training=replace(config.training, steps=2)))
-    table = train_cgn_mnist_figures.table(store, "digits")
+    table = train_cgn_mnist_figures.table(View(store, dataset="digits"))
     assert table.commands == empty.commands[:1]
     cells = table.cells.set_index(["metric", "cgn"])
     assert cells.loc[("stroke_iou", "CGN with TinyGANs (baseline)"), "n"] == 2
     mean = cells.loc[("test_accuracy", "CGN with TinyGANs (baseline)"), "mean"]
     assert mean == pytest.approx(measured["test_accuracy"].mean())
-    drawn = train_cgn_mnist_figures.figure(store, "digits")["baseline"]
+    drawn = train_cgn_mnist_figures.figure(View(store, dataset="digits"))["our_baseline"]
     assert cited(drawn) == [measured["run_id"][0]]
     assert "smoke" in drawn.texts[0].get_text()

@@ -2,20 +2,23 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from record import add, read
 
-from analysis.frame import style, view
-from analysis.frame.judge import Finding, Status, judge
+from analysis.frame import style
+from analysis.frame.judge import Finding, found, judge
 from analysis.frame.table import Table
+from analysis.frame.view import View
 from analysis.report import claims, gallery, paper
-from analysis.report import deviations as paper_deviations
+from analysis.report.deviations import DEVIATIONS
 from analysis.report.paper import Claim
-from analysis.report.verdicts import RULES, Evidence, Verdict, verdicts
-from skdcgn.runs import store as run_store
+from analysis.report.predictions import PREDICTIONS
+from analysis.report.verdicts import Status, Verdict, verdicts
+from skdcgn.runs.store import Store, open_store
 
 CLAIM = Claim("id", "Sec. 0", "It holds.", "a number", "another", ("mnist_kd",))
 SHOWN = pd.DataFrame(
@@ -24,39 +27,24 @@ SHOWN = pd.DataFrame(
 
 
 def finding(holds: bool | None, **changes: object) -> Finding:
-    return Finding("a number", holds, ("run",), "quick, n=3")._replace(**changes)
+    return replace(Finding("a number", holds, ("run",), "quick, n=3"), **changes)
 
 
 # --- the rule
 
 
-@pytest.mark.parametrize(
-    ("values", "side", "bound", "holds"),
-    [
-        ([0.8, 0.81, 0.82], "above", 0.7, True),
-        ([0.8, 0.81, 0.82], "above", 0.9, False),
-        ([0.8, 0.81, 0.82], "above", 0.81, None),  # 0.81 ± 4.303 * 0.01 / sqrt(3) = [0.785, 0.835]
-        ([0.8, 0.81, 0.82], "above", 0.784, True),
-        ([0.8, 0.81, 0.82], "above", 0.786, None),
-        ([0.8, 0.81, 0.82], "below", 0.9, True),
-        ([0.8, 0.81, 0.82], "below", 0.7, False),
-        ([0.8], "above", 0.1, None),  # one seed decides nothing
-        ([0.8, 0.81, 0.82, math.nan], "above", 0.7, True),
-        ([math.nan], "above", 0.7, None),
-    ],
-)
-def test_a_prediction_holds_where_its_whole_interval_does(
-    values: list[float], side: str, bound: float, holds: bool | None
-) -> None:
-    found = judge("name", values, SHOWN, side, bound)
-    assert found.holds is holds
-    assert found.run_ids == ("a" * 32,)
-    assert "a teacher" in found.scale
-
-
-def test_a_finding_says_its_number_with_interval_and_n() -> None:
-    assert judge("mask IoU", [0.8, 0.81, 0.82], SHOWN, "above", 0).text == "mask IoU 0.81 [0.785, 0.835], n=3"
-    assert judge("steps", [math.nan], SHOWN, "above", 0).text == "steps: not reached, or not measured"
+def test_a_finding_says_its_number_and_what_it_rests_on() -> None:
+    above = found("mask IoU", judge([0.8, 0.81, 0.82]), SHOWN)
+    assert above.text == "mask IoU 0.81 [0.785, 0.835], n=3"
+    assert above.holds
+    assert above.run_ids == ("a" * 32,)
+    assert above.scale == "quick, n=3, a teacher"
+    nothing = found("steps", judge([math.nan]), SHOWN.assign(profile="smoke", teacher="none", dataset="digits"))
+    assert nothing.text == "steps: not reached, or not measured"
+    assert nothing.holds is None
+    assert nothing.scale == "smoke, n=0"
+    assert nothing.smoke
+    assert nothing.stand_in
 
 
 @pytest.mark.parametrize(
@@ -102,14 +90,14 @@ def test_a_stand_in_says_no_more_than_it_can() -> None:
 # --- the data
 
 
-def test_every_claim_has_a_rule_and_is_told_apart() -> None:
+def test_every_claim_has_predictions_and_is_told_apart() -> None:
     ids = [claim.id for claim in paper.CLAIMS]
     assert len(set(ids)) == len(ids)
-    assert set(RULES) == {claim.id for claim in paper.CLAIMS if claim.experiments}
+    assert set(PREDICTIONS) == {claim.id for claim in paper.CLAIMS if claim.experiments}
     experiments = {name for claim in paper.CLAIMS for name in claim.experiments}
     folder = Path(__file__).parents[1] / "experiments"
     assert all((folder / f"{name}.py").exists() for name in experiments)
-    named = {claim for deviation in paper_deviations.DEVIATIONS for claim in deviation.claims}
+    named = {claim for deviation in DEVIATIONS for claim in deviation.claims}
     assert named <= set(ids)
 
 
@@ -117,38 +105,33 @@ def test_every_claim_has_a_rule_and_is_told_apart() -> None:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> run_store.Store:
-    return _copy(empty_store, tmp_path_factory)
+def empty(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> View:
+    return View(_copy(empty_store, tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> run_store.Store:
+def recorded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> View:
+    """Reads each experiment once, for all tests."""
     store = _copy(empty_store, tmp_path_factory)
     add(store, read(Path(__file__).parent / "golden" / "runs.json"))
-    return store
+    return View(store)
 
 
-@pytest.fixture(scope="module")
-def evidence(recorded: run_store.Store) -> Evidence:
-    """Reads each experiment once, for all tests."""
-    return Evidence(recorded)
-
-
-def _copy(empty_store: Path, factory: pytest.TempPathFactory) -> run_store.Store:
+def _copy(empty_store: Path, factory: pytest.TempPathFactory) -> Store:
     database = factory.mktemp("store") / "mlflow.db"
     shutil.copy(empty_store, database)
-    return run_store.open_store(f"sqlite:///{database}")
+    return open_store(f"sqlite:///{database}")
 
 
-def test_an_empty_store_has_a_command_for_every_claim(empty: run_store.Store) -> None:
-    for verdict in verdicts(Evidence(empty)):
+def test_an_empty_store_has_a_command_for_every_claim(empty: View) -> None:
+    for verdict in verdicts(empty):
         expected = Status.NO_RUN if verdict.claim.experiments else Status.NOT_TESTABLE
         assert verdict.status is expected, verdict.claim.id
         for experiment in verdict.claim.experiments:
             assert any(f"experiments/{experiment}.py" in command for command in verdict.commands), verdict.claim.id
 
 
-def test_an_empty_store_draws_every_figure_as_a_gap_with_its_command(empty: run_store.Store) -> None:
+def test_an_empty_store_draws_every_figure_as_a_gap_with_its_command(empty: View) -> None:
     drawn = {name: figure for draw in gallery.FIGURES.values() for name, figure in draw(empty).items()}
     for name, figure in drawn.items():
         assert style.is_gap(figure), name
@@ -158,7 +141,7 @@ def test_an_empty_store_draws_every_figure_as_a_gap_with_its_command(empty: run_
     assert {name for claim in paper.CLAIMS for name in claim.figures} <= places
 
 
-def test_an_empty_store_makes_every_table(empty: run_store.Store) -> None:
+def test_an_empty_store_makes_every_table(empty: View) -> None:
     for name, make in gallery.TABLES.items():
         table = make(empty)
         assert table.to_latex().isascii(), name
@@ -167,8 +150,8 @@ def test_an_empty_store_makes_every_table(empty: run_store.Store) -> None:
         assert "python experiments/" in table._repr_html_(), name
 
 
-def test_verdicts_of_the_record_by_hand(evidence: Evidence) -> None:
-    found = {verdict.claim.id: verdict for verdict in verdicts(evidence)}
+def test_verdicts_of_the_record_by_hand(recorded: View) -> None:
+    found = {verdict.claim.id: verdict for verdict in verdicts(recorded)}
     status = {claim: verdict.status for claim, verdict in found.items()}
     assert status["mechanisms"] is Status.PARTLY  # the background's interval reaches over its bound
     assert status["capacity"] is Status.REFUTED
@@ -196,31 +179,29 @@ def test_table_1_is_judged_in_each_reading(
     status: Status,
     permuted: tuple[float, float],
 ) -> None:
-    """Noise that is not learnt, or helps with real digits: where unmodified masks were not learnt, it says nothing."""
+    """Where unmodified masks were not learned, noise that is not learned, or that helps, says nothing."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tags = {"profile": "quick", "dataset": "double_colored", "teacher": "a teacher", "stand_in": "false"}
-    tags |= {"level": "case", "when": "sampling", "init": "none", "strength": "paper", "teacher_sha256": "abc"}
+    tags |= {"kind": "classifier", "when": "sampling", "init": "none", "strength": "paper", "teacher_sha256": "abc"}
     accuracies = {
         ("noise", "permuted"): permuted,
         ("noise", "unpermuted"): (0.999, 0.1),
         ("none", "permuted"): (control, 0.8),
         ("transparency", "permuted"): (0.88, 0.79),
     }
-    group = {"experiment": "table1_shape_im", "name": "group", "tags": {**tags, "level": "group"}}
     cases = [
         {
             "experiment": "table1_shape_im",
             "name": f"{intervention} {labels} {seed}",
-            "parent": "group",
             "tags": {**tags, "intervention": intervention, "labels": labels, "seed": seed},
             "metrics": {"final/train_accuracy": train + seed / 1e4, "final/valid_accuracy": test + seed / 1e4},
         }
         for (intervention, labels), (train, test) in accuracies.items()
         for seed in range(3)
     ]
-    add(store, [group, *cases])
-    found = {verdict.claim.id: verdict for verdict in verdicts(Evidence(store))}
+    add(store, cases)
+    found = {verdict.claim.id: verdict for verdict in verdicts(View(store))}
     noise = found["table1_noise"]
     assert noise.status is status
     assert [each.holds for each in noise.findings] == [holds, True]
@@ -231,19 +212,15 @@ def test_table_1_is_judged_in_each_reading(
     assert found["table1_rotation"].status is Status.NO_RUN
 
 
-def test_the_later_of_two_stages_is_compared_with_the_earlier(
-    recorded: run_store.Store, tmp_path: Path, empty_store: Path
-) -> None:
+def test_masks_with_kl_early_are_compared_with_those_without_it_late(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
     tags = {"profile": "quick", "dataset": "miniature", "teacher": "the miniature", "stand_in": "true"}
-    tags |= {"mechanism": "shape", "teacher_sha256": "abc"}
-    group = {"experiment": "imagenet_kd", "name": "group", "tags": tags}
+    tags |= {"kind": "student", "mechanism": "shape", "teacher_sha256": "abc"}
     masks = [
         {
             "experiment": "imagenet_kd",
             "name": f"{objective} {seed}",
-            "parent": "group",
             "tags": {**tags, "objective": objective, "seed": seed},
             "params": {"distill.steps": 300, "distill.texture_steps": "None"},
             "metrics": {"final/iou": 0.9},
@@ -252,8 +229,8 @@ def test_the_later_of_two_stages_is_compared_with_the_earlier(
         for objective, early, late in (("kl", 0.5, 0.8), ("no_kl", 0.1, 0.4))
         for seed in range(3)
     ]
-    add(store, [group, *masks])
-    found = {verdict.claim.id: verdict for verdict in verdicts(Evidence(store))}["imagenet_kl_faster"]
+    add(store, masks)
+    found = {verdict.claim.id: verdict for verdict in verdicts(View(store))}["imagenet_kl_faster"]
     assert found.status is Status.CONFIRMED  # 0.5 after epoch 1 against 0.4 after epoch 23
     assert "+0.101 [" in found.evidence
     assert found.label == "indicative on the miniature: points to it"
@@ -262,16 +239,16 @@ def test_the_later_of_two_stages_is_compared_with_the_earlier(
 # --- tables
 
 
-def test_costs_sum_what_the_runs_took(evidence: Evidence) -> None:
-    costs = claims.costs(evidence).cells.set_index("experiment")
+def test_costs_sum_what_the_runs_took(recorded: View) -> None:
+    costs = claims.costs(recorded).cells.set_index("experiment")
     assert costs.loc["mnist_kd", ["finished runs", "training", "hardware"]].tolist() == [9, "9.0 min", "a machine"]
     assert costs.loc["ood_robustness", "finished runs"] == 12
 
 
-def test_markdown_links_what_is_there(evidence: Evidence, tmp_path: Path) -> None:
+def test_markdown_links_what_is_there(recorded: View, tmp_path: Path) -> None:
     (tmp_path / "figure_11.png").touch()
-    tally, blank, *lines = claims.markdown(evidence, tmp_path).splitlines()
-    kinds = [verdict.label.split(":")[0] for verdict in verdicts(evidence)]
+    tally, blank, *lines = claims.markdown(recorded, tmp_path).splitlines()
+    kinds = [verdict.label.split(":")[0] for verdict in verdicts(recorded)]
     assert tally.startswith(f"{len(paper.CLAIMS)} claims: ")
     assert f"{kinds.count('confirmed')} confirmed" in tally
     assert not blank
@@ -283,8 +260,8 @@ def test_markdown_links_what_is_there(evidence: Evidence, tmp_path: Path) -> Non
     assert not any("figure_12" in line for line in lines)
 
 
-def test_html_marks_verdicts_and_links_places(evidence: Evidence) -> None:
-    page = claims.claims(evidence)._repr_html_()
+def test_html_marks_verdicts_and_links_places(recorded: View) -> None:
+    page = claims.claims(recorded)._repr_html_()
     assert '<span class="verdict refuted">✘ refuted</span>' in page
     assert '<a href="#figure_11">figure 11</a>' in page
     assert "<code>python experiments/sweep_lambdas.py</code>" in page
@@ -296,9 +273,3 @@ def test_criteria_and_deviations_are_complete() -> None:
     assert claims.deviations().cells.notna().all(axis=None)
     for listing in (claims.criteria(), claims.deviations()):
         assert listing.to_latex().isascii()
-
-
-def test_the_main_dataset_is_the_papers_unless_there_is_only_a_stand_in(recorded: run_store.Store) -> None:
-    assert view.main_dataset(recorded) == "double_colored"
-    assert view.main_dataset(recorded, "imagenet_kd") == "miniature"
-    assert view.main_dataset(recorded, "never_run") == "double_colored"

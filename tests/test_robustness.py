@@ -11,15 +11,14 @@ from matplotlib.text import Text
 from analysis import ood_robustness as ood_robustness_figures
 from analysis.frame import published as published_numbers
 from analysis.frame.style import cited, is_gap
+from analysis.frame.view import View
 from experiments import baseline_mnist, ood_robustness, train_cgn_mnist
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.data.mnist import make_dataset
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded
 from skdcgn.recipes.ood_robustness import (
-    ClassifierTrainer,
     counterfactual_images,
     generated_images,
     original_images,
@@ -88,20 +87,6 @@ def test_two_of_each_class() -> None:
     assert images.flatten().tolist() == [1, 0, 7, 5, 3, 7]
 
 
-def test_a_classifier_training_starts_anew_when_resumed() -> None:
-    pixels, labels = original_images("digits").draw(64, 0)
-    config = ClassifierConfig(epochs=2, batch_size=32)
-    whole, stopped, resumed = (ClassifierTrainer(pixels, labels, config, seed=1) for _ in range(3))
-    assert [epoch for epoch, _ in whole.fit()] == [1, 2]
-    assert whole.step == whole.steps == 2
-    next(stopped.fit())
-    resumed.load_state_dict(stopped.state_dict())
-    assert resumed.step == 0
-    list(resumed.fit())
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_published_numbers() -> None:
     assert published_numbers.robustness("double_colored", "cgn").cgn_paper == (97.4, 89.0)
     assert published_numbers.robustness("wildlife", "cgn").replication == (95.5, 81.4)
@@ -148,7 +133,8 @@ def test_experiment_table_and_figures(cheap: None, store: run_store.Store, capsy
     assert capsys.readouterr().out.count("ood") == 0
     assert len([run for run in store.search("ood_robustness") if "source" in run.data.tags]) == len(runs) + 1  # a GAN
 
-    table = ood_robustness_figures.table(store, "digits")
+    shown = View(store, dataset="digits")
+    table = ood_robustness_figures.table(shown)
     assert "stand-in" in table.title
     assert table.text.loc["SKDCGN 64x64", "train"] == "no finished run [1]"
     assert table.commands[0].endswith("--profile smoke --datasets digits --sources skdcgn_published")
@@ -161,11 +147,11 @@ def test_experiment_table_and_figures(cheap: None, store: run_store.Store, capsy
         ood_robustness_figures.class_figure,
         ood_robustness_figures.image_sheet,
     ):
-        figure = draw(store, "digits")
+        figure = draw(shown)
         assert not is_gap(figure)
         assert "smoke" in texts(figure)
         assert set(cited(figure)) == {run.info.run_id for run in runs}
-        assert is_gap(draw(store, "wildlife"))
+        assert is_gap(draw(View(store, dataset="wildlife")))
 
 
 def test_published_students_are_one_set_of_the_published_size(
@@ -209,11 +195,3 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
     assert not store.search("ood_robustness")
-
-
-def test_gaps_name_the_command(store: run_store.Store) -> None:
-    table = ood_robustness_figures.table(store)
-    assert set(table.text["train"].str.startswith("no finished run")) == {True}
-    assert table.text.loc["CGN", "CGN paper (train / test)"] == "97.4 / 89"
-    assert table.commands[0] == "python experiments/ood_robustness.py --sources original"
-    assert "--profile full --datasets double_colored" in texts(ood_robustness_figures.figure(store, profile="full"))

@@ -11,6 +11,7 @@ import torch
 
 from analysis import table1_shape_im as table1_shape_im_figures
 from analysis.frame import style
+from analysis.frame.view import View
 from experiments import table1_shape_im
 from experiments.table1_shape_im import DEFAULTS, Config
 from skdcgn import cli
@@ -295,7 +296,8 @@ def test_smoke_run_on_digits(store: run_store.Store, offline: None, capsys: pyte
 
 
 def _check_analysis(store: run_store.Store) -> None:
-    table = table1_shape_im_figures.table_1(store, "digits")
+    shown = View(store, dataset="digits")
+    table = table1_shape_im_figures.table_1(shown)
     assert "stand-in" in table.title
     assert "smoke test" in table.title
     text = table.text
@@ -304,12 +306,10 @@ def _check_analysis(store: run_store.Store) -> None:
     assert any("python experiments/table1_shape_im.py --dataset digits" in command for command in table.commands)
     assert table.to_latex().count("protocol") >= 1
     for draw_ in (table1_shape_im_figures.figure_3, table1_shape_im_figures.transparency_curve):
-        figure = draw_(store, "digits")
+        figure = draw_(shown)
         assert not style.is_gap(figure)
         assert style.cited(figure)
-    assert (
-        table1_shape_im_figures.verdicts(store, "digits").cells["verdict"].str.contains("Noise, permuted labels").any()
-    )
+    assert table1_shape_im_figures.verdicts(shown).cells["verdict"].str.contains("Noise, permuted labels").any()
 
 
 def test_a_case_of_a_trained_cgn_does_not_train_it_again(store: run_store.Store, offline: None) -> None:
@@ -387,136 +387,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert words in message
     assert "Traceback" not in message
     assert not store.search(table1_shape_im.EXPERIMENT)  # nothing half-done is left behind
-
-
-# --- the table and the words
-
-
-def _results(accuracies: dict[tuple[str, str, str], tuple[float, float]], seeds: int = 3) -> pd.DataFrame:
-    """Rows of a study: (when, labels, intervention) to train and test accuracy, a little apart by seed."""
-    rows = []
-    for (when, labels, intervention), (train, test) in accuracies.items():
-        for seed in range(seeds):
-            rows.append(
-                {
-                    "when": when,
-                    "init": "none" if when == "sampling" else "scratch",
-                    "labels": labels,
-                    "intervention": intervention,
-                    "strength": "paper",
-                    "seed": seed,
-                    "train_accuracy": train + 0.001 * seed,
-                    "valid_accuracy": test + 0.001 * seed**2,
-                    "test_accuracy": test,
-                    "two_way_accuracy": 0.9,
-                    "two_way_test_accuracy": 0.2,
-                    "stroke_iou": 0.3,
-                    "mask_sameness": 0.9,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-UNPERMUTED = {
-    ("sampling", "unpermuted", "none"): (1.0, 0.10),
-    ("sampling", "unpermuted", "noise"): (1.0, 0.10),
-    ("sampling", "unpermuted", "rotation"): (1.0, 0.10),
-    ("sampling", "unpermuted", "transparency"): (1.0, 0.10),
-}
-TRAINED = {
-    ("training", "permuted", "none"): (0.94, 0.85),
-    ("training", "permuted", "noise"): (0.99, 0.15),
-    ("training", "permuted", "rotation"): (0.98, 0.14),
-    ("training", "permuted", "transparency"): (0.93, 0.60),
-}
-SAMPLED = {
-    ("sampling", "permuted", "none"): (0.94, 0.85),
-    ("sampling", "permuted", "noise"): (0.10, 0.11),
-    ("sampling", "permuted", "rotation"): (0.45, 0.37),
-    ("sampling", "permuted", "transparency"): (0.93, 0.87),
-}
-
-
-def _pattern(accuracies: dict[tuple[str, str, str], tuple[float, float]]) -> str:
-    (found,) = [
-        each for each in table1_shape_im_figures.verdict(_results(accuracies)) if each.startswith("The paper's pattern")
-    ]
-    return found.split("given by: ")[1]
-
-
-def test_the_verdict_names_the_protocol_that_gives_the_pattern() -> None:
-    trained = "mask modified while training from scratch; permuted labels"
-    assert _pattern(UNPERMUTED | TRAINED | SAMPLED) == f"{trained}. Nearest in numbers: {trained}."
-    unpermuted = "mask modified at sampling, teacher unchanged; the digit's labels"
-    assert _pattern(UNPERMUTED | SAMPLED) == f"none of these. Nearest in numbers: {unpermuted}."
-    small = {case: (train / 2, test / 2) for case, (train, test) in TRAINED.items()}  # the same pattern, less trained
-    assert _pattern(UNPERMUTED | small) == f"{trained}. Nearest in numbers: {unpermuted}."
-
-
-def test_the_verdict_warns_of_classifiers_that_learnt_too_little() -> None:
-    warning = "the numbers cannot be held against the paper's"
-    assert warning not in " ".join(table1_shape_im_figures.verdict(_results(UNPERMUTED | TRAINED)))
-    small = {case: (train / 2, test / 2) for case, (train, test) in TRAINED.items()}
-    assert warning in " ".join(table1_shape_im_figures.verdict(_results(UNPERMUTED | small)))
-
-
-def test_the_verdict_says_what_each_protocol_gave() -> None:
-    said = table1_shape_im_figures.verdict(_results(UNPERMUTED | TRAINED | SAMPLED))
-    (trained,) = [sentence for sentence in said if sentence.startswith("Mask modified while training")]
-    assert "noise 99.1 / 15.2" in trained
-    assert "Memorised: noise and rotation; transparency in between." in trained
-    (unpermuted,) = [sentence for sentence in said if sentence.startswith("Mask") and "digit's labels" in sentence]
-    assert "control 100.1 / 10.2" in unpermuted
-    assert "Memorised: neither; transparency not in between." in unpermuted
-    assert not [
-        sentence for sentence in table1_shape_im_figures.verdict(_results(TRAINED).query("seed < 0")) if sentence
-    ]
-
-
-def test_the_verdict_compares_training_with_sampling() -> None:
-    sentences = table1_shape_im_figures.verdict(_results(TRAINED | SAMPLED))
-    (rotation,) = [sentence for sentence in sentences if sentence.startswith("Rotation")]
-    assert "at sampling 37.2 %; while training from scratch 14.2 % (-23.0 points" in rotation
-    assert "lower" in rotation
-    assert "overlapping by 0.90 within a class" in rotation
-
-
-def test_the_verdict_on_transparency_needs_an_interval_that_leaves_out_0() -> None:
-    better = [
-        sentence for sentence in table1_shape_im_figures.verdict(_results(SAMPLED)) if sentence.startswith("Sec. 4.4")
-    ]
-    assert len(better) == 1
-    assert "higher" in better[0]
-    close = _results(SAMPLED)
-    noisy = close["intervention"] == "transparency"
-    close.loc[noisy, "valid_accuracy"] = [0.80, 0.86, 0.92]
-    assert "not told apart" in next(s for s in table1_shape_im_figures.verdict(close) if s.startswith("Sec. 4.4"))
-    one = [s for s in table1_shape_im_figures.verdict(_results(SAMPLED, seeds=1)) if s.startswith("Sec. 4.4")]
-    assert "one seed only" in one[0]
-
-
-def test_the_control_of_training_is_that_of_both_as_well() -> None:
-    results = _results({**TRAINED, ("both", "permuted", "noise"): (0.5, 0.1)})
-    both = next(protocol for protocol in table1_shape_im_figures.protocols(results) if protocol.when == "both")
-    assert table1_shape_im_figures.values(results, both, "none", "train_accuracy").tolist() == pytest.approx(
-        [0.94, 0.941, 0.942]
-    )
-    table = table1_shape_im_figures.cells(results, "the command")
-    rows = table[table["protocol"] == str(both)].set_index(["intervention", "quantity"])
-    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["none"], "train"), "n"] == 3
-    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["rotation"], "train"), "command"] == "the command"
-    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["noise"], "paper"), "text"] == "99.9 / 14.96"
-    assert rows.loc[(table1_shape_im_figures.INTERVENTIONS["none"], "paper"), "text"] == "97.4 / 89"
-    assert table1_shape_im_figures.INTERVENTIONS["rotation_transparency"] not in table["intervention"].tolist()
-
-
-def test_an_empty_store_shows_gaps_with_the_command(store: run_store.Store) -> None:
-    command = "python experiments/table1_shape_im.py --profile full"
-    assert table1_shape_im_figures.table_1(store, profile="full").commands == [command]
-    assert table1_shape_im_figures.table_1(store).empty
-    for draw_ in (table1_shape_im_figures.figure_3, table1_shape_im_figures.transparency_curve):
-        assert style.is_gap(draw_(store))
-    assert "No finished run" in table1_shape_im_figures.verdicts(store).cells["verdict"][0]
 
 
 @pytest.mark.data

@@ -9,32 +9,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from analysis import sweeps as drawn
-from analysis.report import export
-from experiments import mnist_kd, sweep_kl, sweep_lambdas
+from experiments import cases, mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.commands.search import dry_run
 from skdcgn.errors import InputError, Interrupted
-from skdcgn.recipes import student
+from skdcgn.recipes import students
 from skdcgn.recipes import sweep as sweep_recipe
-from skdcgn.recipes.profiles import MNIST
-from skdcgn.runs import processes
+from skdcgn.recipes.sweep import conduct, fresh_seeds
 from skdcgn.runs import search as run_search
-from skdcgn.runs import store as run_store
+from skdcgn.runs.identity import identify
 from skdcgn.runs.loop import Diverged
+from skdcgn.runs.provenance import this_process
 from skdcgn.runs.run import Run
-from skdcgn.runs.search import Report, SearchConfig, Sweep
+from skdcgn.runs.search import (
+    CategoricalDistribution,
+    Definition,
+    FloatDistribution,
+    Report,
+    SearchConfig,
+    Sweep,
+    as_yaml,
+)
+from skdcgn.runs.store import RunRecord, Store
+from skdcgn.runs.studies import importances, load_study
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
 
@@ -49,11 +55,20 @@ def objective(run: Run, params: dict[str, Any], report: Report | None) -> list[f
     return [-(math.log(params["loss.lambda_1"]) ** 2)]
 
 
-def open_sweep(
-    store: run_store.Store, name: str = "study", identity: str = "same", first: int = 2, **search: Any
-) -> Sweep:
-    search = SearchConfig(**{"trials": 3, **search})
-    return Sweep(store, "sweep", name, SPACE, FIRST[:first], {"iou": "maximize"}, search, identity)
+@dataclass(frozen=True)
+class Common:
+    """What the trials of a study have in common."""
+
+    steps: int = 1
+
+
+def define(name: str = "study", steps: int = 1, **changes: Any) -> Definition:
+    given = {"directions": {"iou": "maximize"}, "first": FIRST, "identity": identify(Common(steps), objective)}
+    return Definition("sweep", name, SPACE, **{**given, **changes})
+
+
+def open_sweep(store: Store, name: str = "study", steps: int = 1, first: int = 2, **search: Any) -> Sweep:
+    return Sweep(store, define(name, steps, first=FIRST[:first]), SearchConfig(**{"trials": 3, **search}))
 
 
 def take(sweep: Sweep, process: str, minutes: float = 0.0) -> optuna.Trial:
@@ -69,7 +84,7 @@ def params(table: pd.DataFrame) -> list[list[Any]]:
     return table[list(SPACE)].to_numpy().tolist()
 
 
-def test_the_papers_values_come_first_and_every_trial_is_one_run(store: run_store.Store) -> None:
+def test_the_papers_values_come_first_and_every_trial_is_one_run(store: Store) -> None:
     sweep = open_sweep(store)
     assert sweep.work(objective)
     sweep.end()
@@ -78,21 +93,23 @@ def test_the_papers_values_come_first_and_every_trial_is_one_run(store: run_stor
     assert table["number"].tolist() == [0, 1, 2]
     assert set(table["state"]) == {"complete"}
     assert table["iou"][1] == 0.0  # log 1
-    runs = store.search("sweep")
-    assert {run.info.run_id for run in runs} == {sweep.run.run_id, *table["run_id"]}
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    first = store.client.get_run(table["run_id"][0]).data
-    assert first.tags["mlflow.parentRunId"] == sweep.run.run_id
-    assert first.tags["state"] == "complete"
+    runs = store.runs("sweep")
+    assert {run.run_id for run in runs} == {sweep.run.run_id, *table["run_id"]}
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert {run.tags["kind"] for run in runs} == {"study", "trial"}
+    assert not any("process" in run.tags for run in runs)  # by which the lifecycle would end a dead one as pruned
+    first = store.record(table["run_id"][0])
+    assert first.parent == sweep.run.run_id
+    assert (first.tags["kind"], first.tags["state"]) == ("trial", "complete")
     assert first.params == {"loss.lambda_1": "0.2", "loss.kl_on": "b"}
     assert first.metrics == {"loss/pixel": 0.5, "loss/kl": 0.5, "value": table["iou"][0]}
 
 
-def test_draws_do_not_depend_on_who_asks(store: run_store.Store) -> None:
+def test_draws_do_not_depend_on_who_asks(store: Store) -> None:
     open_sweep(store, "whole", first=0).work(objective)
     for trials in (1, 3):  # a worker of its own each time
         open_sweep(store, "pieces", first=0, trials=trials).work(objective)
-    whole, pieces = (run_search.table(run_search.load_study(store, "sweep", name)) for name in ("whole", "pieces"))
+    whole, pieces = (load_study(store, "sweep", name).trials for name in ("whole", "pieces"))
     assert params(whole) == params(pieces)
     assert len({row[0] for row in params(whole)}) == 3
 
@@ -112,7 +129,7 @@ def test_samplers_are_seeded(sampler: str) -> None:
     assert len(set(draws(0))) == 12
 
 
-def test_hopeless_trials_are_pruned_and_marked(store: run_store.Store) -> None:
+def test_hopeless_trials_are_pruned_and_marked(store: Store) -> None:
     values = iter([0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.95])
     completed = []
 
@@ -123,19 +140,18 @@ def test_hopeless_trials_are_pruned_and_marked(store: run_store.Store) -> None:
         completed.append(value)
         return [value]
 
-    search = SearchConfig(trials=7)
-    sweep = Sweep(store, "sweep", "study", SPACE, [], {"iou": "maximize"}, search, "same", prune_from=15)
+    sweep = Sweep(store, define(first=(), prune_from=15), SearchConfig(trials=7))
     sweep.work(reporting)
     table = sweep.table()
     assert table["state"].tolist() == ["complete"] * 5 + ["pruned", "complete"]
     assert 0.1 not in completed
     assert table["iou"][5] == 0.1
-    pruned = store.client.get_run(table["run_id"][5])
-    assert (pruned.info.status, pruned.data.tags["state"]) == ("KILLED", "pruned")
+    pruned = store.record(table["run_id"][5])
+    assert (pruned.status, pruned.tags["state"]) == ("KILLED", "pruned")
     assert sweep.best().number == 6
 
 
-def test_trial_of_a_dead_process_is_run_again(store: run_store.Store) -> None:
+def test_trial_of_a_dead_process_is_run_again(store: Store) -> None:
     take(open_sweep(store, first=1), DEAD)
     sweep = open_sweep(store, first=1, trials=2)
     assert sweep.work(objective)
@@ -143,13 +159,13 @@ def test_trial_of_a_dead_process_is_run_again(store: run_store.Store) -> None:
     assert table["state"].tolist() == ["lost", "complete", "complete"]
     assert table["retry_of"].tolist()[1] == 0
     assert params(table)[0] == params(table)[1] == [0.2, "b"]
-    lost = store.client.get_run(table["run_id"][0])
-    assert (lost.info.status, lost.data.tags["state"]) == ("FAILED", "lost")
+    lost = store.record(table["run_id"][0])
+    assert (lost.status, lost.tags["state"]) == ("FAILED", "lost")
 
 
-def test_trials_in_other_hands_are_left_alone_for_a_while(store: run_store.Store) -> None:
+def test_trials_in_other_hands_are_left_alone_for_a_while(store: Store) -> None:
     sweep = open_sweep(store, first=0)
-    alive, _ = take(sweep, processes.this_process()), take(sweep, "another-machine:1@1", minutes=10)
+    alive, _ = take(sweep, this_process()), take(sweep, "another-machine:1@1", minutes=10)
     store.end_dead_runs("sweep")  # as every start of a run in this experiment does
     assert not open_sweep(store, first=0).work(objective)  # others are still at it
     assert sweep.table()["state"].tolist() == ["running", "running", "complete"]
@@ -158,7 +174,7 @@ def test_trials_in_other_hands_are_left_alone_for_a_while(store: run_store.Store
     sweep.study.tell(alive, 0.0)
 
 
-def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: run_store.Store) -> None:
+def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: Store) -> None:
     sweep = open_sweep(store, first=1, trials=1)
     for _ in range(3):
         take(sweep, DEAD)
@@ -167,7 +183,7 @@ def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: run_
     assert params(sweep.table()) == [[0.2, "b"]] * 3
 
 
-def test_interrupted_worker_puts_its_trial_back(store: run_store.Store) -> None:
+def test_interrupted_worker_puts_its_trial_back(store: Store) -> None:
     def interrupted(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
         raise Interrupted(signal.SIGTERM)
 
@@ -179,7 +195,7 @@ def test_interrupted_worker_puts_its_trial_back(store: run_store.Store) -> None:
     assert sweep.table()["state"].tolist() == ["lost", "complete"]
 
 
-def test_diverged_trial_fails_and_is_not_tried_again(store: run_store.Store) -> None:
+def test_diverged_trial_fails_and_is_not_tried_again(store: Store) -> None:
     def diverging(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
         if params["loss.lambda_1"] == 0.2:
             raise Diverged("loss 'pixel' is nan at step 3")
@@ -189,10 +205,10 @@ def test_diverged_trial_fails_and_is_not_tried_again(store: run_store.Store) -> 
     assert sweep.work(diverging)
     table = sweep.table()
     assert table["state"].tolist() == ["fail", "complete", "complete"]
-    assert "step 3" in store.client.get_run(table["run_id"][0]).data.tags["error"]
+    assert "step 3" in store.record(table["run_id"][0]).tags["error"]
 
 
-def test_several_objectives_beside_other_metrics(store: run_store.Store) -> None:
+def test_several_objectives_beside_other_metrics(store: Store) -> None:
     directions = {"iou": "maximize", "parameters": "minimize"}
 
     def two(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
@@ -200,40 +216,56 @@ def test_several_objectives_beside_other_metrics(store: run_store.Store) -> None
         run.log_metrics("final", {"iou": 0.0, "l1": 1.0}, 1)
         return [params["loss.lambda_1"], params["loss.lambda_1"]]
 
-    sweep = Sweep(store, "sweep", "study", SPACE, FIRST, directions, SearchConfig(trials=2), "same")
+    sweep = Sweep(store, define(directions=directions), SearchConfig(trials=2))
     sweep.work(two)
     assert len(sweep.study.best_trials) == 2  # every one of them is on the front
     assert sweep.best().number == sweep.table()["iou"].idxmax()
 
 
-def test_study_of_another_config_is_not_mixed_in(store: run_store.Store) -> None:
+def test_study_of_another_config_is_not_mixed_in(store: Store) -> None:
     open_sweep(store)
-    with pytest.raises(InputError, match="begun with another config"):
-        open_sweep(store, identity="other")
+    with pytest.raises(InputError, match=r"begun with another config .*\(steps was 1, is 2\)"):
+        open_sweep(store, steps=2)
     with pytest.raises(InputError, match="without quotes"):
         open_sweep(store, "it's mine")
     with pytest.raises(InputError, match="holds no study 'none'"):
-        run_search.load_study(store, "sweep", "none")
+        load_study(store, "sweep", "none")
+
+
+def test_a_study_says_whether_it_is_complete_and_which_trial_is_best(store: Store) -> None:
+    sweep = open_sweep(store)
+    begun = load_study(store, "sweep", "study")
+    assert (begun.best, begun.front, begun.is_complete(0)) == (None, (), False)  # two trials wait
+    sweep.work(objective)
+    done = load_study(store, "sweep", "study")
+    assert done.best == FIRST[1] == sweep.best().params
+    assert done.is_complete(3)
+    assert not done.is_complete(4)
+
+
+Conduct = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture
-def script(
-    monkeypatch: pytest.MonkeyPatch, random_teacher: MNISTTeacher, tmp_path: Path
-) -> Callable[..., pd.DataFrame]:
-    """Runs a sweep script at smoke scale against a random teacher; returns the confirmation."""
-
-    def run(module: Any, **changes: Any) -> pd.DataFrame:
+def script(monkeypatch: pytest.MonkeyPatch, random_teacher: MNISTTeacher, tmp_path: Path) -> Conduct:
+    """Runs a sweep script at smoke scale against a random teacher; returns the confirmation, or a dry run's lines."""
+    for module in (cases, sweep_recipe, students):
         monkeypatch.setattr(module, "load_teacher", lambda *_: random_teacher)
-        monkeypatch.setattr(student, "_latencies", lambda *_: {})  # most of a smoke run's time
+    monkeypatch.setattr(students, "_latencies", lambda *_: {})  # most of a smoke run's time
+
+    def run(module: Any, do: Callable[..., Any] = conduct, **changes: Any) -> Any:
         config = cli.parse(module.DEFAULTS, args=["--profile", "smoke", "--out", str(tmp_path / "out")])
-        return module.main(replace(config, runtime=Runtime(threads=1), **changes))
+        return do(module.plan(replace(config, runtime=Runtime(threads=1), **changes)))
 
     return run
 
 
-def test_sweep_lambdas_and_its_best_as_a_config_file(
-    store: run_store.Store, script: Callable[..., pd.DataFrame], tmp_path: Path
-) -> None:
+def by_kind(store: Store, experiment: str) -> dict[str, list[RunRecord]]:
+    runs = store.runs(experiment)
+    return {kind: [run for run in runs if run.tags["kind"] == kind] for kind in sorted({r.tags["kind"] for r in runs})}
+
+
+def test_sweep_lambdas_and_its_best_as_a_config_file(store: Store, script: Conduct, tmp_path: Path) -> None:
     search = SearchConfig(trials=2, sampler="random")
     confirmed = script(sweep_lambdas, search=search, confirm_seeds=(5,), decay=True, widths=(4,))
     assert confirmed["seed"].tolist() == [5, 5]
@@ -241,24 +273,28 @@ def test_sweep_lambdas_and_its_best_as_a_config_file(
     table = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert table.loc[0, ["loss.lambda_1", "loss.lambda_2", "loss.lambda_1_decay"]].tolist() == [0.2, 0.01, 0.01]
     assert (table["parameters"] > 0).all()
-    runs = store.search("sweep_lambdas")
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert all("Feeds the notebook" in run.data.tags["mlflow.note.content"] for run in runs)
-    phases = [run.data.tags["phase"] for run in runs]
-    assert {phase: phases.count(phase) for phase in phases} == {
-        "study": 1,
-        "trial": 2,
-        "confirmation": 1,
-        "confirm": len(set(confirmed["run_id"])),
-    }
+    runs = by_kind(store, "sweep_lambdas")
+    counts = {kind: len(found) for kind, found in runs.items()}
+    assert counts == {"confirmation": len(set(confirmed["run_id"])), "study": 1, "trial": 2}
+    everything = [run for found in runs.values() for run in found]
+    for run in everything:
+        assert run.status == "FINISHED"
+        assert "Feeds the notebook" in run.tags["mlflow.note.content"]
+        told = {"identity", "dependencies", "hardware", "torch", "profile", "dataset", "source", "teacher", "overrides"}
+        assert told <= set(run.tags)
+        assert run.tags["mechanism"] == "shape"
+    assert len({run.tags["identity"] for run in everything}) == sum(counts.values())
+    (study,) = runs["study"]
+    assert {"best.yaml", "trials.csv", "confirmation.csv"} <= set(store.files(study.run_id))
+    assert {run.tags["study"] for run in runs["confirmation"]} == {study.name}
+    assert "the paper's values" in {run.tags["setting"] for run in runs["confirmation"]}
     best = table.loc[table["iou"].idxmax()]
-    trial = store.client.get_run(best["run_id"])
-    assert trial.data.tags["mechanism"] == "shape"
-    assert {"code_version", "hardware", "torch"} <= set(trial.data.tags)  # it says where it comes from, as a run does
-    assert {"loss/feature", "heldout/iou", "final/iou", "final/l1"} <= set(trial.data.metrics)
+    trial = store.record(best["run_id"])
+    assert {"loss/feature", "heldout/iou", "final/iou", "final/l1"} <= set(trial.metrics)
     assert not list((store.folder / "checkpoints").glob("*"))
 
     file = tmp_path / "out" / "best.yaml"
+    assert "On fresh seeds" in file.read_text()
     config = cli.parse(mnist_kd.DEFAULTS, args=["--config", str(file)])
     assert config.loss.lambda_1 == pytest.approx(best["loss.lambda_1"])
     chosen = {name: getattr(config.loss, name) for name in ("lambda_1", "lambda_2", "lambda_1_decay")}
@@ -273,36 +309,88 @@ def test_sweep_lambdas_and_its_best_as_a_config_file(
     assert changed == replace(mnist_kd.DEFAULTS["full"], loss=replace(config.loss, kl=3.0), student=config.student)
 
 
-def test_sweep_kl_says_how_the_best_fares(
-    store: run_store.Store, script: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]
+def test_sweep_kl_says_how_the_best_fares_and_goes_on(
+    store: Store, script: Conduct, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    confirmed = script(sweep_kl, search=SearchConfig(trials=3), confirm_seeds=(1,), mechanism="texture")
-    assert set(confirmed["setting"]) == {"Eq. 6", "the published module", "no KL", "best"}
-    study = next(run for run in store.search("sweep_kl") if run.data.tags["phase"] == "study")
-    table = run_search.table(run_search.load_study(store, "sweep_kl", study.info.run_name))
-    assert table["loss.kl_on"].tolist() == ["pixels", "activations", "image"]
-    assert (table["l1"] > 0).all()
-    kept = export.rows_of(store, "sweep_kl")
-    assert len(kept["sweep_kl"]) == 3
-    assert set(kept["sweep_kl_confirmation"]["steps"]) == {MNIST["smoke"].sweep.steps}
-    for count, run_id in enumerate(confirmed.drop_duplicates("run_id")["run_id"], start=1):
-        store.client.delete_run(run_id)
-        left = export.rows_of(store, "sweep_kl")["sweep_kl_confirmation"]
-        assert len(left) == (~confirmed["run_id"].isin(confirmed["run_id"].unique()[:count])).sum()
+    wanted = {"search": SearchConfig(trials=3), "confirm_seeds": (1,), "mechanism": "texture"}
+    (before,) = script(sweep_kl, dry_run, **wanted)
+    assert before.endswith("3 trials to run, then 4 runs to confirm the best of them")
+    assert store.experiments() == ["Default"]  # it begins nothing
+    confirmed = script(sweep_kl, **wanted)
+    assert confirmed["setting"].tolist() == ["Eq. 6", "the published module", "no KL", "best"]
+    (study,) = by_kind(store, "sweep_kl")["study"]
+    found = load_study(store, "sweep_kl", study.name)
+    assert found.trials["loss.kl_on"].tolist() == ["pixels", "activations", "image"]
+    assert (found.trials["l1"] > 0).all()
     printed = capsys.readouterr().out
-    assert "itself" in printed
+    assert printed.count("the best trial is the same") == list(sweep_kl.REFERENCES.values()).count(found.best)
     assert "no KL: l1" in printed
 
+    first, *confirmations = script(sweep_kl, dry_run, **wanted)
+    assert "3 complete; 3 trials wanted" in first
+    assert len(confirmations) == confirmed["run_id"].nunique()
+    assert all("finished" in line for line in confirmations)
+    store.client.delete_run(confirmed["run_id"][0])
+    count = len(store.runs("sweep_kl"))
+    again = script(sweep_kl, **wanted)
+    assert len(store.runs("sweep_kl")) == count + 1
+    assert again["l1"].tolist() == confirmed["l1"].tolist()
+    (more,) = script(sweep_kl, dry_run, **{**wanted, "search": SearchConfig(trials=4)})
+    assert "3 complete; 4 trials wanted, then 4 runs" in more
+    with pytest.raises(InputError, match="begun with another config"):
+        script(sweep_kl, dry_run, **{**wanted, "seed": 7, "search": SearchConfig(study.name, trials=3)})
 
-def test_compare_in_words() -> None:
+
+def test_confirmation_that_was_interrupted_is_resumed(
+    store: Store, script: Conduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def interrupted(*_: Any) -> dict[str, float]:
+        measured.append(None)
+        if len(measured) == 2:  # after the only trial, in the confirmation
+            raise Interrupted(signal.SIGTERM)
+        return {}
+
+    search = {"search": SearchConfig(trials=1), "confirm_seeds": (1,)}
+    with monkeypatch.context() as patched:
+        patched.setattr(students, "_latencies", interrupted)
+        with pytest.raises(Interrupted):
+            script(sweep_lambdas, **search)
+    (killed,) = by_kind(store, "sweep_lambdas")["confirmation"]
+    assert killed.status == "KILLED"
+    line = script(sweep_lambdas, dry_run, **search)[-1]
+    assert f"resumable (run {killed.run_id[:8]})" in line
+    confirmed = script(sweep_lambdas, **search)
+    assert confirmed["run_id"].tolist() == [killed.run_id] * 2  # the only trial is the paper's values
+    assert {kind: len(runs) for kind, runs in by_kind(store, "sweep_lambdas").items()} == {
+        "confirmation": 1,
+        "study": 1,
+        "trial": 1,
+    }
+
+
+def test_fresh_seeds_in_words() -> None:
     rows = [("best", seed, 0.8 + seed / 100) for seed in range(4)]
-    rows += [("worse", seed, 0.7 + seed / 100 + seed % 2 / 1000) for seed in range(4)]
-    rows += [("alike", seed, 0.8 + seed % 2 / 10) for seed in range(4)]
+    rows += [("other", seed, 0.7 + seed / 100 + seed % 2 / 1000) for seed in range(4)]
+    rows += [("same", seed, 0.8 + seed / 100) for seed in range(4)]
     confirmed = pd.DataFrame(rows, columns=["setting", "seed", "iou"])
-    first, second = sweep_recipe.compare(confirmed, "iou", "maximize").splitlines()
-    assert "better than worse: iou 0.8150 against 0.7155, gain +0.0995 [+0.0986, +0.1004]" in first
-    assert "not told apart from alike" in second
-    assert "worse than worse" in sweep_recipe.compare(confirmed, "iou", "minimize")
+    first, second, third = fresh_seeds(confirmed, "iou", "maximize").splitlines()
+    assert "n=4) the best trial has iou 0.8150 [0.7945, 0.8355]" in first
+    assert second.startswith("other: iou 0.7155")
+    assert second.endswith("the best trial gains +0.0995 [+0.0986, +0.1004].")
+    assert third.endswith("the best trial is the same.")
+    assert "gains -0.0995 [-0.1004, -0.0986]" in fresh_seeds(confirmed, "iou", "minimize")
+    single = fresh_seeds(confirmed[confirmed["seed"] == 0], "iou", "maximize")
+    assert "other: iou 0.7000; the best trial gains +0.1000." in single
+
+
+def test_yaml_has_whole_sections_and_what_was_searched() -> None:
+    config = mnist_kd.DEFAULTS["smoke"]
+    assert as_yaml(config, {"student.width": 1, "distill.steps": 1}) == (
+        f"student:\n  width: {config.student.width}\ndistill:\n  steps: {config.distill.steps}\n"
+    )
+    assert "alphas:\n  - 0.03125\n" in as_yaml(config, {}, ("loss",))
 
 
 @pytest.mark.parametrize(
@@ -344,55 +432,18 @@ def test_config_file_may_be_json_and_name_the_profile(tmp_path: Path) -> None:
         cli.parse(mnist_kd.DEFAULTS, args=["--config", str(tmp_path / "missing.yaml")])
 
 
-def test_confirmation_needs_fresh_seeds(script: Callable[..., pd.DataFrame]) -> None:
+def test_confirmation_needs_fresh_seeds(script: Conduct) -> None:
     for seeds in ((), (1, 0)):
         with pytest.raises(InputError, match="others than 0"):
             script(sweep_kl, confirm_seeds=seeds)
 
 
-def words(figure: Figure) -> str:
-    """All text of a figure, wherever it was broken into lines."""
-    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
-
-
-def test_figures_of_a_study(store: run_store.Store) -> None:
-    search = SearchConfig(trials=8, sampler="random")
-    first = [sweep_kl.PAPER, {**sweep_kl.PAPER, "loss.kl": 20.0}]
-    directions = {"iou": "maximize"}
-    sweep = Sweep(store, "sweep_kl", "a study", sweep_kl.SPACE, first, directions, search, "same")
-    tags = {"profile": "quick", "dataset": "double_colored", "mechanism": "shape", "teacher": "CGN", "stand_in": False}
-    sweep.run.set_tags({**tags, "phase": "study"})
-    sweep.work(lambda run, params, report: [math.log(params["loss.kl"])])
-    assert "No finished study" in words(drawn.fresh_seeds(store, "sweep_kl"))
-
-    rows = [("no KL", seed, 0.5 + seed / 100) for seed in (1, 2)] + [("best", seed, 0.7) for seed in (1, 2)]
-    confirmed = pd.DataFrame(rows, columns=["setting", "seed", "iou"]).assign(run_id=["a", "b", "c", "d"])
-    sweep_recipe._keep(sweep.run, {"confirmation.csv": confirmed.to_csv(index=False)})
-    figures = [
-        drawn.history(store, "sweep_kl"),
-        drawn.importance(store, "sweep_kl", resamples=2),
-        drawn.kl_response(store),
-        drawn.fresh_seeds(store, "sweep_kl"),
-    ]
-    for figure in figures:
-        assert "shape student, double-colored MNIST" in words(figure)
-        assert "Study a study" in words(figure)
-        assert "8 complete" in words(figure)
-    assert "better than no KL" in drawn.verdict(store, "sweep_kl")
-    shown = drawn.best_trials(store, "sweep_kl", count=1)
-    assert shown["λ_KL"].tolist() == [max(params["loss.kl"] for params in map(dict, first)), 1.0]
-
-    for figure in (drawn.history(store, "sweep_lambdas"), drawn.lambda_response(store), drawn.pareto_front(store)):
-        assert "python experiments/sweep_lambdas.py" in words(figure)
-
-
-def test_importances_find_what_matters_and_say_how_sure() -> None:
-    study = optuna.create_study()
-    study.sampler = optuna.samplers.RandomSampler(seed=0)
-    for _ in range(30):
-        trial = study.ask({"matters": FloatDistribution(0, 1), "does not": FloatDistribution(0, 1)})
-        study.tell(trial, trial.params["matters"])
-    values = drawn.importances(study, resamples=3)
+def test_importances_find_what_matters_and_say_how_sure(store: Store) -> None:
+    space = {"matters": FloatDistribution(0, 1), "does not": FloatDistribution(0, 1)}
+    definition = replace(define(first=()), space=space)
+    sweep = Sweep(store, definition, SearchConfig(trials=30, sampler="random"))
+    sweep.work(lambda run, params, report: [params["matters"]])
+    values = importances(store, "sweep", "study", resamples=3)
     assert len(values) == 3 * 2 * 2
     mean = values.groupby(["method", "parameter"])["share"].mean()
     assert mean["fANOVA", "matters"] > 0.9
@@ -402,20 +453,20 @@ def test_importances_find_what_matters_and_say_how_sure() -> None:
 
 WORKER = """
 import os, sys, time
-from skdcgn import tracking
-from tests.test_sweeps import open_sweep
+from skdcgn.runs.store import open_store
+from test_sweeps import open_sweep
 
 def slow(run, params, report):
     print("at work", flush=True)
     time.sleep(0.3)
     return [params["loss.lambda_1"]]
 
-open_sweep(tracking.open_store(), trials=12).work(slow)
+open_sweep(open_store(), trials=12).work(slow)
 """
 
 
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_killed(store: run_store.Store) -> None:
+def test_two_workers_of_which_one_is_killed(store: Store) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests"), *sys.path])}
     command = [sys.executable, "-c", WORKER]
     victim, survivor = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]

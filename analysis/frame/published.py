@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Accuracy(NamedTuple):
-    """Accuracy in training and in test, in per cent."""
+    """Accuracy in training and in test, in percent."""
 
     train: float
     test: float
@@ -20,7 +20,7 @@ TABLE_1: Mapping[str, Accuracy] = {
 
 
 class Published(NamedTuple):
-    """What was published of one source of training images, in per cent; None where nothing was."""
+    """What was published of one source of training images, in percent; None where nothing was."""
 
     cgn_paper: Accuracy | None
     """Sauer and Geiger, Counterfactual Generative Networks, ICLR 2021."""

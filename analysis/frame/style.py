@@ -1,4 +1,4 @@
-"""One look for every figure: fonts, colour-blind-safe colours, image sheets, visible gaps, and saving."""
+"""One look for every figure: fonts, colors that color-blind readers can tell apart, image sheets, gaps, and saving."""
 
 import base64
 import html
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 import seaborn
 from IPython.display import HTML
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from skdcgn.files import atomic_path
-from skdcgn.images import grid
+from skdcgn.images import PADDING, grid
 from skdcgn.measure.statistics import Interval, mean_interval
 
 PALETTE = seaborn.color_palette("colorblind")
@@ -53,9 +54,10 @@ _LINE = 0.19  # a line of caption
 
 _HEADER = 0.25  # a line of header above the images
 
-_PADDING = 2  # pixels around every image, as `images.grid` lays them out
+COLUMNS = 10
+"""Images in a row of a sheet: one for each digit."""
 
-_GREY = "0.35"
+_GRAY = "0.35"
 
 _GAP = "gap"
 
@@ -84,9 +86,9 @@ def sheet(blocks: Sequence[Block], title: str, caption: str) -> Figure:
     left = max([_LEFT, *(0.1 + _LETTER * len(name) for block in blocks for name in (*block.rows, *block.header))])
     across = _WIDTH - left - _RIGHT
     pictures = [grid(list(block.rows.values())) for block in blocks]
-    pitch = [next(iter(block.rows.values())).shape[-1] + _PADDING for block in blocks]
+    pitch = [next(iter(block.rows.values())).shape[-1] + PADDING for block in blocks]
     # Inches of one pixel in each block, such that the widest row fills the width.
-    inches = [across / (columns * step + _PADDING) for step in pitch]
+    inches = [across / (columns * step + PADDING) for step in pitch]
     heights = [picture.shape[0] * size for picture, size in zip(pictures, inches, strict=True)]
     headers = [_HEADER * len(block.header) for block in blocks]
     with style():
@@ -101,33 +103,65 @@ def sheet(blocks: Sequence[Block], title: str, caption: str) -> Figure:
             axes.imshow(picture, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
             for row, name in enumerate(block.rows):
-                axes.text(-_PADDING - 1, _PADDING + (row + 0.5) * step, name, ha="right", va="center")
+                axes.text(-PADDING - 1, PADDING + (row + 0.5) * step, name, ha="right", va="center")
             for line, (name, entries) in enumerate(reversed(block.header.items())):
                 y = -(line + 0.5) * _HEADER / size
-                axes.text(-_PADDING - 1, y, name, ha="right", va="center", color=_GREY)
+                axes.text(-PADDING - 1, y, name, ha="right", va="center", color=_GRAY)
                 for column, entry in enumerate(entries):
-                    axes.text(_PADDING / 2 + (column + 0.5) * step, y, str(entry), ha="center", va="center")
+                    axes.text(PADDING / 2 + (column + 0.5) * step, y, str(entry), ha="center", va="center")
             top -= 0.15
     return figure
+
+
+def blocks(
+    rows: Mapping[str, Tensor], header: Mapping[str, Tensor], columns: int = COLUMNS, limit: int | None = None
+) -> list[Block]:
+    """Break rows of images, and the entries above them, into blocks.
+
+    Args:
+        rows: row name to images (N, 1 or 3, H, W) in [-1, 1].
+        header: name of a line to one entry for each of the N images.
+        columns: of a block.
+        limit: how many of the N images to show; by default all.
+    """
+    count = len(next(iter(rows.values())))
+    return [
+        Block(
+            {name: images[start : start + columns] for name, images in rows.items()},
+            {name: entries[start : start + columns].tolist() for name, entries in header.items()},
+        )
+        for start in range(0, min(limit or count, count), columns)
+    ]
+
+
+def intervals(
+    axes: Axes, positions: Iterable[float], samples: Iterable[Sequence[float]], scale: float = 1.0, **look: object
+) -> None:
+    """Draw means of samples with their 95 % intervals: no bar where a sample is one value, nothing where it is empty.
+
+    Args:
+        axes: to draw on.
+        positions: x of each sample.
+        samples: values over seeds.
+        scale: factor on them.
+        look: arguments of `Axes.errorbar`.
+    """
+    found = [(x, mean_interval(sample)) for x, sample in zip(positions, samples, strict=True) if len(sample)]
+    if found:
+        means, low, high = (np.array([scale * interval[part] for _, interval in found]) for part in range(3))
+        errors = np.nan_to_num([means - low, high - means])
+        axes.errorbar([x for x, _ in found], means, errors, **{"fmt": "o", "markersize": 5, "capsize": 3, **look})
 
 
 def plots(count: int, title: str, caption: str, right: float = 0.2) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` plots side by side, and `right` inches for a legend beside the last."""
     with style():
         figure, top, bottom = _page(3.1, title, caption)
-        total, gap, left = figure.get_figheight(), 0.75, 0.75
-        width = (_WIDTH - left - right - gap * (count - 1)) / count
-        return figure, [
-            figure.add_axes(
-                (
-                    (left + index * (width + gap)) / _WIDTH,
-                    (bottom + 0.5) / total,
-                    width / _WIDTH,
-                    (top - bottom - 0.8) / total,
-                )
-            )
-            for index in range(count)
-        ]
+        total, between, left = figure.get_figheight(), 0.75, 0.75
+        places = {"left": left / _WIDTH, "right": 1 - right / _WIDTH}
+        places |= {"bottom": (bottom + 0.5) / total, "top": (top - 0.3) / total}
+        places["wspace"] = between * count / (_WIDTH - left - right - between * (count - 1))
+        return figure, list(figure.subplots(1, count, squeeze=False, gridspec_kw=places)[0])
 
 
 def gap(title: str, command: str, missing: str = "No finished run in the store.") -> Figure:
@@ -138,8 +172,8 @@ def gap(title: str, command: str, missing: str = "No finished run in the store."
         axes = figure.add_axes((0.02, bottom / total, 0.96, (top - bottom) / total))
         axes.set(xticks=[], yticks=[], facecolor="0.97")
         for spine in axes.spines.values():
-            spine.set(visible=True, linestyle=(0, (5, 4)), color=_GREY)
-        axes.text(0.5, 0.68, f"{missing} This command makes it:", ha="center", va="center", color=_GREY)
+            spine.set(visible=True, linestyle=(0, (5, 4)), color=_GRAY)
+        axes.text(0.5, 0.68, f"{missing} This command makes it:", ha="center", va="center", color=_GRAY)
         axes.text(0.5, 0.36, command, ha="center", va="center", family="monospace", size=11)
     figure.set_gid(_GAP)
     return figure
@@ -169,7 +203,7 @@ def _page(height: float, title: str, caption: str) -> tuple[Figure, float, float
     figure = Figure(figsize=(_WIDTH, height + above + below))
     total = figure.get_figheight()
     figure.text(0.01, 1 - 0.06 / total, "\n".join(titles), ha="left", va="top", size=12, weight="bold")
-    figure.text(0.01, 0.05 / total, "\n".join(lines), ha="left", va="bottom", size=8.5, color=_GREY)
+    figure.text(0.01, 0.05 / total, "\n".join(lines), ha="left", va="bottom", size=8.5, color=_GRAY)
     return figure, total - above, below
 
 
@@ -200,7 +234,7 @@ def save(figure: Figure, name: str, folder: Path | None = None) -> Path:
 
 
 def save_small(figure: Figure, path: Path, limit: int = 150_000) -> None:
-    """Write a figure as a PNG of few colours, fewer where it would take more than `limit` bytes."""
+    """Write a figure as a PNG of few colors, fewer where it would take more than `limit` bytes."""
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

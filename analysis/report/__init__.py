@@ -1,0 +1,1 @@
+"""The report: the paper's claims and their verdicts, the gallery of figures and tables, reference results."""

@@ -1,4 +1,4 @@
-"""Hold a run store against the reference results: does a reproduction agree with ours?
+"""Compare a run store with the reference results: does a reproduction agree with ours?
 
     python -m analysis.report.check                                  the local run store, against analysis/reference
     python -m analysis.report.check --store sqlite:////other/mlflow.db --out comparison.csv
@@ -26,38 +26,32 @@ import pandas as pd
 import tyro
 from scipy import stats
 
-from analysis.frame import view
+from analysis.frame.view import View
 from analysis.report import export, gallery
 from skdcgn import cli
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.runs import store as run_store
-from skdcgn.runs.store import Store
+from skdcgn.runs.store import open_store
 
 LEVEL = 0.05
 """Of the whole check."""
 
 _OWN = r",? seed \d+| \(run \w+\)"  # in names of what a script trained itself
-
 _COSTS = ("per_second", "seconds", "latency", "megabytes")  # in the names of final metrics that depend on the machine
-
 _ROUNDING = 1e-5  # relative: what six digits in the tables leave
-
 _NO_CASE = ("seed", "hardware", "commit", "stand_in", "overrides", "run_id")
-
 _GROUP = ["experiment", "profile", "dataset"]
-
 _OUTCOMES = ["agree", "disagree", "too few seeds", "missing"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to hold against what."""
+    """What to compare with what."""
 
     store: str | None = None
     """MLflow tracking URI of the run store; by default MLFLOW_TRACKING_URI, or else the local store."""
     reference: Path = export.FOLDER
-    """Folder of reference results, as `analysis.export` writes them."""
+    """Folder of reference results, as `analysis.report.export` writes them."""
     out: Path | None = None
     """CSV file for every single comparison."""
 
@@ -87,7 +81,7 @@ def values(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def compare(ours: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Hold the means of a store against those of the reference; see the module's docstring for the rule.
+    """Compare the means of a store with those of the reference; see the module's docstring for the rule.
 
     Args:
         ours: from `values`.
@@ -138,24 +132,28 @@ def _compare_metric(theirs: pd.DataFrame, ours: pd.DataFrame, level: float) -> I
         yield row
 
 
-def check(store: Store, folder: Path) -> pd.DataFrame:
+def check(shown: View, folder: Path) -> pd.DataFrame:
     """Compare a store with a folder of reference results; see `compare`.
 
     Raises:
         InputError: the folder holds no reference results, or the store nothing of what they hold.
     """
     if not folder.is_dir():
-        raise InputError(f"--reference {folder} is no folder: make one with analysis.export.")
+        raise InputError(f"--reference {folder} is no folder: make one with analysis.report.export.")
     kept = {path.stem: export.read(path) for path in sorted(folder.glob("*.csv")) if path.stem not in gallery.TABLES}
     reference = values(kept)
     if reference.empty:
-        raise InputError(f"--reference {folder} holds no table of final metrics: make some with analysis.export.")
+        raise InputError(
+            f"--reference {folder} holds no table of final metrics: make some with analysis.report.export."
+        )
     tables: dict[str, pd.DataFrame] = {}
-    for experiment in view.experiments(store):
-        tables |= export.rows_of(store, experiment)
+    for experiment in shown.experiments():
+        tables |= export.rows_of(shown, experiment)
     compared = compare(values(tables), reference)
     if (compared["outcome"] == "missing").all():
-        raise InputError(f"the store {store.uri} has no finished run of anything in {folder}: run an experiment first.")
+        raise InputError(
+            f"the store {shown.store.uri} has no finished run of anything in {folder}: run an experiment first."
+        )
     return compared
 
 
@@ -180,7 +178,7 @@ def report(compared: pd.DataFrame) -> str:
 
 def main(config: Config) -> None:
     """Compare, print, and exit with 1 where something disagrees."""
-    compared = check(run_store.open_store(config.store), config.reference)
+    compared = check(View(open_store(config.store)), config.reference)
     if config.out is not None:
         with atomic_path(config.out) as temporary:
             compared.to_csv(temporary, index=False)

@@ -13,15 +13,13 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from analysis.frame import view
-from analysis.frame.judge import Status
 from analysis.frame.table import Listing
-from analysis.report import deviations as paper_deviations
-from analysis.report import paper
-from analysis.report.paper import Claim
-from analysis.report.verdicts import Evidence, verdicts
+from analysis.frame.view import View
+from analysis.report.deviations import DEVIATIONS
+from analysis.report.paper import CLAIMS, Claim
+from analysis.report.verdicts import Status, verdicts
 from skdcgn import cli
-from skdcgn.runs import store as run_store
+from skdcgn.runs.store import open_store
 
 _SYMBOLS = {
     Status.CONFIRMED: "✔",
@@ -33,9 +31,9 @@ _SYMBOLS = {
 }
 
 
-def claims(evidence: Evidence) -> Listing:
+def claims(view: View) -> Listing:
     """Return the table of claims and verdicts, titled with their count."""
-    decided = verdicts(evidence)
+    decided = verdicts(view)
     kinds = Counter(verdict.label.split(":")[0] for verdict in decided)
     title = f"{len(decided)} claims: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
     rows = []
@@ -74,7 +72,7 @@ def criteria() -> Listing:
             "refuted by": claim.refutes,
             "decided by": ", ".join(claim.experiments),
         }
-        for claim in paper.CLAIMS
+        for claim in CLAIMS
     ]
     return Listing("What confirms a claim, and what refutes it", pd.DataFrame(rows))
 
@@ -82,17 +80,16 @@ def criteria() -> Listing:
 def deviations() -> Listing:
     """Return the table of what paper and released code say differently."""
     rows = [
-        {"what": each.what, "paper": each.paper, "released code": each.code, "here": each.here}
-        for each in paper_deviations.DEVIATIONS
+        {"what": each.what, "paper": each.paper, "released code": each.code, "here": each.here} for each in DEVIATIONS
     ]
     return Listing("Where they disagree", pd.DataFrame(rows))
 
 
-def costs(evidence: Evidence) -> Listing:
+def costs(view: View) -> Listing:
     """Return what each experiment cost: finished runs, summed training time, hardware."""
     rows = []
-    for experiment in view.experiments(evidence.store):
-        for profile, shown in evidence.results(experiment).groupby("profile"):
+    for experiment in view.experiments():
+        for profile, shown in view.results(experiment).groupby("profile"):
             seconds = shown.get("cost/train_seconds", pd.Series()).sum()
             rows.append(
                 {
@@ -104,7 +101,7 @@ def costs(evidence: Evidence) -> Listing:
                 }
             )
     columns = ["experiment", "profile", "finished runs", "training", "hardware"]
-    note = "Wall time of the trainings alone, summed over runs, whatever else the machine was doing."
+    note = "Wall time of training alone, summed over runs, on machines that may have been doing other work."
     return Listing("Finished runs and their training time", pd.DataFrame(rows, columns=columns), (note,))
 
 
@@ -122,9 +119,9 @@ def _links(names: str) -> str:
     return ", ".join(f'<a href="#{name}">{name.replace("_", " ")}</a>' for name in names.split(", "))
 
 
-def markdown(evidence: Evidence, figures: Path) -> str:
+def markdown(view: View, figures: Path) -> str:
     """Return the count of verdicts and the claims table as Markdown, linked to those figures that lie in a folder."""
-    listing = claims(evidence)
+    listing = claims(view)
     frame = listing.cells[["claim of the paper", "verdict here", "evidence", "scale", "look at"]].copy()
 
     def linked(names: str) -> str:
@@ -152,8 +149,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Print the claims table."""
-    store = run_store.open_store(config.store)
-    print(markdown(Evidence(store, config.dataset, config.profile), config.figures))
+    print(markdown(View(open_store(config.store), config.profile, config.dataset), config.figures))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""What the paper claims and reports, in our words, and where its released code does something else: data only.
-
-`analysis.report` holds every claim against the run store.
-"""
+"""Where the paper and its released code disagree, and what this suite does: data only."""
 
 from typing import NamedTuple
 
@@ -14,7 +11,7 @@ class Deviation(NamedTuple):
     code: str
     """What the released code does."""
     here: str
-    """What this suite does by default, and what makes it do the other."""
+    """What this suite does by default, and what makes it do otherwise."""
     claims: tuple[str, ...] = ()
     """Ids of the claims that it bears on."""
 
@@ -26,7 +23,7 @@ DEVIATIONS = (
         "computed and then left out of the loss that the module returns, on MNIST and on ImageNet; its arguments are "
         "swapped, and it is taken over the channels of the discriminator's last activation at temperature 8",
         "added, teacher first, between outputs (--loss.kl, --loss.kl-on, --loss.kl-direction); the module's own term, "
-        "let in, is a case of kl_convergence",
+        "added to the loss, is a case of kl_convergence",
         ("kl_better", "kl_faster", "d2_images", "d2_masks"),
     ),
     Deviation(
@@ -34,7 +31,7 @@ DEVIATIONS = (
         "teacher and student get the same input",
         "each mechanism was drawn with noise of its own, and the mask's alone was stored: texture and background "
         "students learn from noise that has nothing to do with their target; the first of 42 columns and the first "
-        "row are lost in reading, and rows are looked up by another number of images a class than was written",
+        "row are lost in reading, and rows are looked up with another number of images per class than was written",
         "a record keeps noise, label and image together (--distill.published-code draws as the scripts did)",
         ("random_noise", "capacity"),
     ),
@@ -56,7 +53,7 @@ DEVIATIONS = (
         "labels of Table 1's images",
         "texture and background of labels drawn independently",
         "the generator script samples one image at a time, and permutes the labels of a batch of one: texture and "
-        "background keep the digit's own label, which colour then gives away",
+        "background keep the digit's own label, which color then gives away",
         "independent labels; unpermuted ones are a case of table1_shape_im",
         ("table1_noise", "table1_rotation", "table1_transparency"),
     ),
@@ -71,27 +68,27 @@ DEVIATIONS = (
         "rotation of Table 1",
         "rotation alone",
         "one angle for a whole batch; the factor 0.75 of the transparency run stays active as well",
-        "rotation alone, an angle for each image; with the factor it is a case of table1_shape_im; one angle for a "
+        "rotation alone, one angle per image; with the factor it is a case of table1_shape_im; one angle for a "
         "batch is not replicated",
         ("table1_rotation",),
     ),
     Deviation(
-        "worth of transparency",
+        "benefit of transparency",
         "Sec. 4.4: better than the CGN's own masks; Table 1: 58.86 %, where the CGN paper has 89.0 %",
-        "nothing that would settle it",
+        "nothing that settles it",
         "a curve over transparency from 0.25 to 1",
         ("transparency_better",),
     ),
     Deviation(
         "discriminator loss (Eq. 4)",
-        "a minus sign before both hinges, of one sign for real and fake, which rewards errors",
+        "a minus sign before both hinges, the same for real and fake, which rewards errors",
         "the standard hinge",
         "the standard hinge",
     ),
     Deviation(
         "cross entropy (Fig. 12)",
         "for generator and discriminator",
-        "targets and predictions change places, and raw scores go in as if they were probabilities",
+        "targets and predictions are exchanged, and raw scores are passed as probabilities",
         "binary cross entropy on the discriminator's scores, target 1 for the student, 0 for fakes",
         ("cross_entropy",),
     ),
@@ -104,14 +101,14 @@ DEVIATIONS = (
     Deviation(
         "held-out pairs",
         "a test set",
-        "a random split, seeded, of a directory listing that was not sorted: another split on another file system",
-        "noise streams of their own for training and held-out sets; sorted listings",
+        "a random split, seeded, of an unsorted directory listing: a different split on another file system",
+        "separate noise streams for training and held-out sets; sorted listings",
     ),
     Deviation(
         "the student's label",
         "noise z and label y",
         "the teacher's own label embedding beside z",
-        "a one-hot label in its place: the embedding is not visible to a student of a black box",
+        "a one-hot label instead: a student of a black box does not see the embedding",
     ),
 )
 """Where paper and released code disagree, or the code does not do what it says; all of it was seen in, or shown by

@@ -5,7 +5,7 @@
 
 Several stores go into one folder one after another: an export takes the place of the rows of the experiments, profiles
 and data sets that its store has, and of the figures and tables that it can draw, and leaves all else. README.md of the
-folder is written anew and tells where every file comes from.
+folder is rewritten and tells where every file comes from.
 """
 
 import sys
@@ -18,34 +18,35 @@ import tyro
 
 from analysis import sweeps
 from analysis.frame import style, view
+from analysis.frame.table import Listing
+from analysis.frame.view import PROFILES, View
 from analysis.report import gallery
 from skdcgn import cli
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.runs import store as run_store
-from skdcgn.runs.store import Store
+from skdcgn.runs.store import open_store
 
 FOLDER = Path(__file__).resolve().parents[1] / "reference"
 
 SCOPE = ("profile", "dataset")
 """Columns of every table that tell what one export replaces of it."""
-
 PROVENANCE = ("teacher", "stand_in", "overrides", "hardware", "commit")
 """Columns of every table that say where a row comes from."""
 
 
 # Tags that say how a run came about rather than what it is.
-_NO_CASE = {"config_hash", "code_version", "process", "torch", "git_dirty", "paper", "error", "teacher_sha256", "seed"}
+_NO_CASE = {"identity", "dependencies", "process", "torch", "git_dirty", "paper", "error", "teacher_sha256", "seed"}
+_NO_CASE |= {"images", "real_images"}
 
-_NO_CASE |= {"level", "images", "real_images"}
+_SEARCHED = {"trial", "confirmation"}  # kinds of the runs of a search
 
 _INTRODUCTION = """# Reference results
 
 What our own runs gave, small enough to keep: a row a run (or a trial of a search), and the figures and tables drawn
 from them. `python -m analysis.report.export --store URI` writes this folder, this page included;
-`python -m analysis.report.check` holds a store of yours against it. Columns `final/*` are the runs' final metrics, `cost/train_seconds` the wall time of
-the training, whatever else the machine was doing; `commit` says which code made a run, and is blank where the working
-tree differed from it.
+`python -m analysis.report.check` compares a store of yours with it. Columns `final/*` are the runs' final metrics,
+`cost/train_seconds` is the wall time of training, on machines that may have been doing other work; `commit` says which
+code made a run, and is blank where the working tree differed from it.
 
 """
 
@@ -68,19 +69,18 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     """Return results as rows to keep: the newest run for each case and seed.
 
     Args:
-        results: from `runs.results`.
+        results: from `View.results`.
 
     Returns:
-        Columns profile, dataset, the tags that tell cases apart, mechanism, steps (of a student's training), seed,
-        `final/*`, `cost/train_seconds`, teacher, stand_in, overrides, hardware, commit; those with nothing in them
-        are left out.
+        Columns profile, dataset, kind, the tags that tell cases apart, mechanism, steps (of a student's training),
+        seed, `final/*`, `cost/train_seconds`, teacher, stand_in, overrides, hardware, commit; those with nothing in
+        them are left out.
     """
-    known = {"run_id", "name", "parent", "start_time", "mechanism", *SCOPE, *PROVENANCE, *_NO_CASE}
+    known = {"run_id", "name", "start_time", "kind", "mechanism", *SCOPE, *PROVENANCE, *_NO_CASE}
     cases = sorted(column for column in results if column not in known and "/" not in column)
     metrics = sorted(column for column in results if column.startswith("final/"))
-    keys = [*SCOPE, *cases, "mechanism", "steps", "seed"]
-    trained = "param/distill.steps" in results
-    results = results.assign(steps=results.apply(view.steps, axis=1) if trained else None)
+    keys = [*SCOPE, "kind", *cases, "mechanism", "steps", "seed"]
+    results = results.assign(steps=[_steps(run) for _, run in results.iterrows()])
     newest = results.sort_values("start_time", ascending=False, kind="stable")
     rows = newest.drop_duplicates([*keys, "teacher", "overrides"])
     rows = rows.reindex(columns=[*keys, *metrics, "cost/train_seconds", *PROVENANCE])
@@ -89,51 +89,57 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(keys, kind="stable").reset_index(drop=True).dropna(axis="columns", how="all")
 
 
-def search_tables(store: Store, experiment: str, results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _steps(run: pd.Series) -> int | None:
+    """Return the number of training steps of a student; None for other runs."""
+    return view.steps(run) if pd.notna(run.get("param/distill.steps")) and pd.notna(run["mechanism"]) else None
+
+
+def search_tables(shown: View, experiment: str) -> dict[str, pd.DataFrame]:
     """Return what a search found, at every profile: its trials, and settings on fresh seeds, by file name.
 
     Args:
-        store: the run store.
-        experiment: the sweep.
-        results: its runs, from `runs.results`.
+        shown: the runs.
+        experiment: the search.
     """
-    trials, confirmed, runs_by_id = [], [], results.set_index("run_id")
-    for profile in view.PROFILES:
-        found = sweeps.find(store, experiment, profile)
+    trials, confirmed, runs_by_id = [], [], shown.results(experiment).set_index("run_id")
+    for profile in PROFILES:
+        found = sweeps.find(View(shown.store, profile), experiment)
         if found is None:
             continue
         scope = {"profile": profile, "dataset": found.tags["dataset"], "mechanism": found.tags["mechanism"]}
         origin = {**found.tags, "commit": view.commit(found.tags)}
         origin = {key: origin.get(key, "") for key in PROVENANCE}
-        trials.append(found.trials.drop(columns=["response", "run_id"]).assign(**scope, study=found.name, **origin))
+        rows = found.trials.drop(columns=["response", "run_id"])
+        trials.append(rows.assign(**scope, kind="trial", study=found.study.name, **origin))
         if found.confirmed is not None:
             rows = found.confirmed.rename(columns={found.metric: f"final/{found.metric}"})
             rows = rows[rows["run_id"].isin(runs_by_id.index)]  # without runs that were deleted since
             steps = [view.steps(runs_by_id.loc[run_id]) for run_id in rows.pop("run_id")]
             rows.insert(rows.columns.get_loc("seed"), "steps", steps)
-            confirmed.append(rows.assign(**scope, **origin))
+            confirmed.append(rows.assign(**scope, kind="confirmation", **origin))
     tables = {experiment: trials, f"{experiment}_confirmation": confirmed}
     return {name: _scope_first(pd.concat(parts)) for name, parts in tables.items() if parts}
 
 
 def _scope_first(rows: pd.DataFrame) -> pd.DataFrame:
-    first = [*SCOPE, "mechanism"]
+    first = [*SCOPE, "kind", "mechanism"]
     return rows[[*first, *(column for column in rows if column not in first)]]
 
 
-def rows_of(store: Store, experiment: str) -> dict[str, pd.DataFrame]:
+def rows_of(shown: View, experiment: str) -> dict[str, pd.DataFrame]:
     """Return an experiment's rows to keep, by file name; nothing where it has no results."""
-    results = view.results(store, experiment)
+    results = shown.results(experiment)
     if results.empty:
         return {}
-    return search_tables(store, experiment, results) if "phase" in results else {experiment: table(results)}
+    searched = results["kind"].isin(_SEARCHED).any()
+    return search_tables(shown, experiment) if searched else {experiment: table(results)}
 
 
-def export(store: Store, output: Path, only: Iterable[str] = (), figures: bool = True) -> list[Path]:
+def export(shown: View, output: Path, only: Iterable[str] = (), figures: bool = True) -> list[Path]:
     """Write what a store has into a folder of reference results; return the files.
 
     Args:
-        store: the run store.
+        shown: the runs.
         output: the folder.
         only: experiments; all by default.
         figures: whether to draw figures and tables.
@@ -141,18 +147,18 @@ def export(store: Store, output: Path, only: Iterable[str] = (), figures: bool =
     Raises:
         InputError: the store has no finished run, or none of an experiment that is asked for.
     """
-    present = view.experiments(store)
+    present = shown.experiments()
     for name in only or ("any experiment",) * (not present):
         if name not in present:
             has = ", ".join(present) or "nothing"
-            raise InputError(f"the store {store.uri} has no finished run of {name} (it has {has}): run it first.")
+            raise InputError(f"the store {shown.store.uri} has no finished run of {name} (it has {has}): run it first.")
     written = []
     for experiment in only or present:
-        for name, rows in rows_of(store, experiment).items():
+        for name, rows in rows_of(shown, experiment).items():
             written.append(_merge(rows, output / f"{name}.csv"))
-        written += _best(store, experiment, output)
+        written += _best(shown, experiment, output)
     if figures:
-        written += _draw(store, output)
+        written += _draw(shown, output)
     with atomic_path(output / "README.md") as temporary:
         temporary.write_text(readme(output), encoding="utf-8")
     return written
@@ -181,33 +187,35 @@ def read(path: Path) -> pd.DataFrame:
         numbers = [column for column in rows if column == "seed" or "/" in column]
         rows[numbers] = rows[numbers].apply(pd.to_numeric)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a table ({error}): write it anew with analysis.export.") from None
+        raise InputError(
+            f"{path} cannot be read as a table ({error}): export it again with analysis.report.export."
+        ) from None
     if not {*SCOPE} <= set(rows):
         raise InputError(f"{path} has no columns {' and '.join(SCOPE)}: it is no table of runs.")
     return rows
 
 
-def _best(store: Store, experiment: str, output: Path) -> list[Path]:
+def _best(shown: View, experiment: str, output: Path) -> list[Path]:
     """Keep the best setting of a search, as the file that other experiments take."""
-    found = sweeps.find(store, experiment)
+    found = sweeps.find(shown, experiment)
     if found is None or found.confirmed is None:
         return []
     path = output / f"{experiment}_best.yaml"
-    with store.artifact(found.run_id, "best.yaml") as best, atomic_path(path) as temporary:
+    with shown.store.artifact(found.run_id, "best.yaml") as best, atomic_path(path) as temporary:
         temporary.write_bytes(best.read_bytes())
     return [path]
 
 
-def _draw(store: Store, output: Path) -> list[Path]:
+def _draw(shown: View, output: Path) -> list[Path]:
     """Write every figure and table that the store has runs for."""
     written = []
     for draw in gallery.FIGURES.values():
-        for name, figure in draw(store).items():
+        for name, figure in draw(shown).items():
             if not style.is_gap(figure):
                 style.save_small(figure, output / f"{name}.png")
                 written.append(output / f"{name}.png")
     for name, make in gallery.TABLES.items():
-        made = make(store)
+        made = make(shown)
         if not made.empty:
             with atomic_path(output / f"{name}.csv") as temporary:
                 made.cells.to_csv(temporary, index=False)
@@ -217,14 +225,14 @@ def _draw(store: Store, output: Path) -> list[Path]:
 
 def readme(folder: Path) -> str:
     """Return the page of a folder of reference results: what each file is, and where its rows come from."""
-    rows = ["| file | profile | dataset | rows | seeds | teacher | hardware | commit |", "| --- " * 8 + "|"]
+    rows = []
     for path in sorted(folder.glob("*.csv")):
         if path.stem in gallery.TABLES:
             continue
         for (profile, dataset), part in read(path).groupby(list(SCOPE)):
-            cells = [f"`{path.name}`", profile, dataset, len(part), _listed(part, "seed")]
-            cells += [_listed(part, "teacher"), _listed(part, "hardware"), _listed(part, "commit", 7)]
-            rows.append(f"| {' | '.join(map(str, cells))} |")
+            rows.append({"file": f"`{path.name}`", "profile": profile, "dataset": dataset, "rows": len(part)})
+            rows[-1] |= {"seeds": _listed(part, "seed"), "teacher": _listed(part, "teacher")}
+            rows[-1] |= {"hardware": _listed(part, "hardware"), "commit": _listed(part, "commit", 7)}
     others = {
         "Best settings of searches, for `--config`": folder.glob("*_best.yaml"),
         "Tables of the report, a row a cell": (folder / f"{name}.csv" for name in gallery.TABLES),
@@ -234,7 +242,8 @@ def readme(folder: Path) -> str:
         f"{title}: {', '.join(f'`{path.name}`' for path in sorted(paths) if path.exists())}."
         for title, paths in others.items()
     ]
-    return _INTRODUCTION + "\n".join(rows) + "\n\n" + "\n\n".join(lists) + "\n"
+    listing = Listing("", pd.DataFrame(rows)).to_markdown()
+    return _INTRODUCTION + listing + "\n\n" + "\n\n".join(lists) + "\n"
 
 
 def _listed(rows: pd.DataFrame, column: str, length: int | None = None) -> str:
@@ -246,7 +255,7 @@ def _listed(rows: pd.DataFrame, column: str, length: int | None = None) -> str:
 
 def main(config: Config) -> None:
     """Export, and say what was written."""
-    written = export(run_store.open_store(config.store), config.output, config.only, config.figures)
+    written = export(View(open_store(config.store)), config.output, config.only, config.figures)
     print(f"{len(written)} files in {config.output}", file=sys.stderr)
 
 

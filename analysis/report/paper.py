@@ -1,6 +1,6 @@
-"""What the paper claims and reports, in our words, and where its released code does something else: data only.
+"""What the paper claims, in our words, and what would confirm or refute it: data only.
 
-`analysis.report` holds every claim against the run store.
+`analysis.report.verdicts` compares every claim with the run store.
 """
 
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ EQUIVALENT = 0.02
 FAR_ABOVE = 0.3
 """Gain in test accuracy that counts as far above."""
 
-LEARNT = 0.9
-"""Train accuracy above which a classifier has learnt its training set."""
+LEARNED = 0.9
+"""Train accuracy above which a classifier has learned its training set."""
 
 NEAR_CHANCE = 0.2
-"""Test accuracy below which a ten-way classifier has learnt next to nothing of shape."""
+"""Test accuracy below which a ten-way classifier has learned next to nothing about shape."""
 
 BIGGAN_PARAMETERS = 55_880_833
 """Parameters of BigGAN-deep-256, each mechanism of the ImageNet CGN."""
@@ -92,8 +92,8 @@ CLAIMS = (
         "lightweight",
         "Sec. 1, Appendix A.2",
         "The students are a lightweight version of the CGN: 16 times fewer parameters than BigGAN.",
-        "a student has fewer parameters than the mechanism that it stands for, and answers no slower",
-        "it has more, or answers more slowly",
+        "a student has fewer parameters than the mechanism that it replaces, and is no slower",
+        "it has more, or is slower",
         ("mnist_kd",),
         ("compression",),
         paper="16 times smaller",
@@ -101,7 +101,7 @@ CLAIMS = (
     Claim(
         "masks_directly",
         "Sec. 3.1",
-        "A TinyGAN learns binary masks directly, which does away with the U²-Net behind the shape mechanism.",
+        "A TinyGAN learns binary masks directly, so that the shape mechanism needs no U²-Net.",
         f"mask IoU above {CLOSE_IOU} on ImageNet, where the teacher's masks come from a U²-Net",
         "an IoU below that",
         ("imagenet_kd",),
@@ -111,9 +111,9 @@ CLAIMS = (
     Claim(
         "random_noise",
         "Sec. 4.3",
-        "The trained students do not generalise to random noise.",
-        "trained as the released scripts did, a student answers to noise it has never seen unlike its teacher: noise "
-        f"response below {FREE_RESPONSE}",
+        "The trained students do not generalize to random noise.",
+        "trained as in the released scripts, a student responds to unseen noise unlike its teacher: noise response "
+        f"below {FREE_RESPONSE}",
         "a noise response above that",
         ("noise_pairing",),
         ("noise_pairing",),
@@ -123,14 +123,14 @@ CLAIMS = (
         "Sec. 4.3",
         "That may be due to the students' reduced capacity.",
         "a student of the same size, trained on noise that belongs to its images, does no better",
-        "it follows its noise better, by the pairing alone",
+        "it follows its noise better because of the pairing alone",
         ("noise_pairing",),
         ("noise_pairing",),
     ),
     Claim(
         "teacher_noise",
         "Sec. 4.4, Appendix D, Fig. 11",
-        "The teacher's own outputs are noisy, and this is why the students show artefacts.",
+        "The teacher's own outputs are noisy, and this is why the students show artifacts.",
         "the students hold no more high-frequency energy than their teacher: ratio below 1",
         "they add noise of their own: ratio above 1",
         ("mnist_kd",),
@@ -167,7 +167,7 @@ CLAIMS = (
     Claim(
         "cross_entropy",
         "Appendix D, Fig. 12",
-        "Cross entropy for generator and discriminator leaves artefacts in the masks by the end of training.",
+        "Cross entropy for generator and discriminator leaves artifacts in the masks by the end of training.",
         "lower mask IoU than with the plain loss",
         "a mask IoU as high or higher",
         ("ablation_losses",),
@@ -176,7 +176,7 @@ CLAIMS = (
     Claim(
         "d1",
         "Appendix D.1, Fig. 13",
-        "KL in the place of L1 at each layer does not work: L1 is needed there.",
+        "KL instead of L1 at each layer does not work: L1 is needed there.",
         "lower mask IoU than with the plain loss",
         "a higher one",
         ("ablation_losses",),
@@ -203,7 +203,7 @@ CLAIMS = (
     Claim(
         "d3",
         "Appendix D.3, Fig. 16",
-        "MSE in the place of L1 gives noisier images.",
+        "MSE instead of L1 gives noisier images.",
         "more high-frequency energy than with the plain loss",
         "less of it",
         ("ablation_losses",),
@@ -212,7 +212,7 @@ CLAIMS = (
     Claim(
         "lambdas",
         "Sec. 3.1 and 4.2, Eq. 7",
-        "TinyGAN's weights of the loss terms, λ1 = 0.2 and λ2 = 0.01, are taken over as they are.",
+        "TinyGAN's weights of the loss terms, λ1 = 0.2 and λ2 = 0.01, are kept unchanged.",
         "no searched setting does better on fresh seeds",
         "one does",
         ("sweep_lambdas",),
@@ -251,8 +251,8 @@ CLAIMS = (
     Claim(
         "invariance",
         "Abstract, Sec. 1",
-        "Counterfactuals train a classifier that keeps to shape, where the original data teaches it the colour.",
-        f"test accuracy with random colours more than {100 * FAR_ABOVE:.0f} points above training on the original data",
+        "Counterfactuals train a classifier to rely on shape, where the original data teaches it color.",
+        f"test accuracy with random colors more than {100 * FAR_ABOVE:.0f} points above training on the original data",
         "a smaller gain",
         ("ood_robustness",),
         ("robustness",),
@@ -271,8 +271,8 @@ CLAIMS = (
         "table1_noise",
         "Sec. 4.5, Table 1",
         "Shape masks with unit Gaussian noise teach a classifier its training set and nothing else.",
-        f"train accuracy above {LEARNT}, test accuracy below {NEAR_CHANCE}, whenever the masks are modified",
-        "either on the other side, where unmodified masks are learnt",
+        f"train accuracy above {LEARNED}, test accuracy below {NEAR_CHANCE}, whenever the masks are modified",
+        "either on the other side, where unmodified masks are learned",
         ("table1_shape_im",),
         ("table_1", "figure_3"),
         paper="train 99.9 %, test 14.96 %",
@@ -281,8 +281,8 @@ CLAIMS = (
         "table1_rotation",
         "Sec. 4.5, Table 1",
         "So do shape masks rotated at random.",
-        f"train accuracy above {LEARNT}, test accuracy below {NEAR_CHANCE}, whenever the masks are modified",
-        "either on the other side, where unmodified masks are learnt",
+        f"train accuracy above {LEARNED}, test accuracy below {NEAR_CHANCE}, whenever the masks are modified",
+        "either on the other side, where unmodified masks are learned",
         ("table1_shape_im",),
         ("table_1", "figure_3"),
         paper="train 99.1 %, test 13.51 %",
@@ -310,7 +310,7 @@ CLAIMS = (
     Claim(
         "imagenet_robustness",
         "Sec. 1: announced, never reported",
-        "SKDCGN's ImageNet counterfactuals make classifiers robust as the CGN's do.",
+        "SKDCGN's ImageNet counterfactuals make classifiers as robust as the CGN's do.",
         f"accuracy, shape bias, and accuracy on exchanged backgrounds no more than {100 * EQUIVALENT:.0f} points below "
         "training with the CGN's",
         "one of them further below",

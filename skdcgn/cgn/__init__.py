@@ -1,0 +1,1 @@
+"""Counterfactual generative networks (CGN): networks, losses, trainings, teachers, and the paper's baseline."""

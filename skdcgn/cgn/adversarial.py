@@ -21,7 +21,7 @@ from skdcgn.cgn.losses import (
     Perceptual,
     binary_entropy,
     color_distance,
-    discriminator_terms,
+    least_squares_terms,
     mask_on_frame,
     style_distance,
     style_features,
@@ -33,7 +33,7 @@ from skdcgn.cgn.mnist import (
     ConvDiscriminator,
     LinearDiscriminator,
     MechanismNetworks,
-    initialize,
+    initialize_orthogonally,
     orthogonalize_labels,
 )
 from skdcgn.data.mnist import TensorSet
@@ -80,7 +80,7 @@ class CGNTrainingConfig:
     """Generate the labels of the real batch, so that the batches can be compared; the published code draws them
     independently, which makes its style loss compare unrelated images."""
     flat_start: bool = True
-    """Start texture and background as flat colors (see `mnist.initialize`), not as the authors do."""
+    """Start texture and background as flat colors (see `mnist.initialize_orthogonally`), not as the authors do."""
     ema: float = 0.998
     """Decay of the average of the generator's weights that is exported; 0 exports the last weights."""
     texture_every: int = 4
@@ -157,7 +157,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         with seeded(config.seed, "cgn training", "start"):
             if cgn is None:
                 cgn = CGN()
-                initialize(cgn, config.flat_start)
+                initialize_orthogonally(cgn, config.flat_start)
             _check(data, cgn.num_classes)
             network = LinearDiscriminator if config.discriminator == "linear" else ConvDiscriminator
             self.discriminator = self.register("discriminator", network(cgn.num_classes).to(self.device))
@@ -204,7 +204,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
                 self.device, self.config.precision
             ):  # around both, so that they share one cast of the weights
                 scores = self._score(real, real_labels), self._score(generated.detach(), labels)
-            critic_terms = discriminator_terms(*scores)
+            critic_terms = least_squares_terms(*scores)
             descend(self._discriminator_optimizer, critic_terms)
         return terms | critic_terms
 
@@ -227,7 +227,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         return mask, compose(modified, texture, background)
 
     def _generator_terms(self, mask: Tensor, generated: Tensor, labels: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Weighted terms of the generator's objective: it minimises their sum."""
+        """Weighted terms of the generator's objective: it minimizes their sum."""
         config = self.config
         terms = {}
         if config.adversarial:

@@ -21,17 +21,14 @@ from torch.nn import functional as F
 from skdcgn.cgn.u2net import FULL_WIDTHS, SMALL_WIDTHS, U2Net, Widths
 from skdcgn.data.weights import load_state_dict
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior
 from skdcgn.tinygan.networks import TinyGANConfig
 
 GeneratorName = Literal["biggan_GT", "f_shape", "f_text", "f_bg"]
-
 Part = Literal["biggan_GT", "f_shape", "f_text", "f_bg", "u2net"]
 
 GENERATORS: tuple[GeneratorName, ...] = ("biggan_GT", "f_shape", "f_text", "f_bg")
-
 PARTS: tuple[Part, ...] = (*GENERATORS, "u2net")
-
 FROZEN: tuple[Part, ...] = ("biggan_GT", "u2net")
 """CGN's training leaves these as they are: they give the target and the saliency."""
 
@@ -125,7 +122,7 @@ class FourGenerators(nn.Module):
 
         Args:
             mechanism: which of the three.
-            noise: u, (B, noise_dim), from `truncated_noise` with the same truncation.
+            noise: u, (B, noise_dim), from a `NoisePrior` of the same truncation.
             labels: y, (B,) int64.
             truncation: in (0, 1], 0.5 in CGN's data sets. It selects one of BigGAN's 51 rows of normalization
                 statistics; between two rows the package, like CGN's copy of it, swaps the interpolation's weights.
@@ -222,7 +219,7 @@ class ImageNetCGN(FourGenerators):
 
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
         """Run one of the four generators, a BigGAN; see `FourGenerators.generate`."""
-        check_truncation(truncation)
+        NoisePrior(truncation)  # raises where it is out of range
         one_hot = F.one_hot(labels, self.architecture.num_classes).to(noise.dtype)
         return self.get_submodule(name)(noise, one_hot, truncation)
 
@@ -233,20 +230,6 @@ def load_mechanism(path: Path, mechanism: Mechanism, architecture: Architecture 
     Arguments and errors are those of `ImageNetCGN.load`; only the mechanism's own weights enter memory.
     """
     return ImageNetCGN.load(path, architecture, PARTS_OF[mechanism]).requires_grad_(False)
-
-
-def truncated_noise(n: int, dim: int, truncation: float, generator: torch.Generator) -> Tensor:
-    """Draw BigGAN's noise: a standard normal cut off at ±2, times `truncation`.
-
-    Returns:
-        (n, dim) float32 in [-2 * truncation, 2 * truncation], on the generator's device.
-
-    Raises:
-        InputError: the truncation is out of range.
-    """
-    check_truncation(truncation)
-    noise = torch.empty(n, dim, device=generator.device)
-    return truncation * nn.init.trunc_normal_(noise, a=-2.0, b=2.0, generator=generator)
 
 
 @torch.no_grad()
@@ -284,12 +267,6 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, BigGAN):
             module.embeddings.weight.normal_(generator=generator)
-
-
-def check_truncation(truncation: float) -> None:
-    """Raise InputError where a truncation is out of range."""
-    if not 0 < truncation <= 1:
-        raise InputError(f"The truncation must lie in (0, 1], not {truncation:g}: try CGN's own, 0.5.")
 
 
 def _part_of(key: str) -> str:

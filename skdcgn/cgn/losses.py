@@ -24,9 +24,7 @@ from skdcgn.mechanisms import compose
 Perceptual = Literal["vgg16", "random", "none"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
 _STYLE_SCALE = 5e3  # the authors' Gram distances enter as w^2 * 5e3
 
 
@@ -58,7 +56,7 @@ class StyleFeatures(nn.Module):
 
     @classmethod
     def random(cls) -> Self:
-        """A small net as PyTorch initialises it, for where no pretrained one is at hand."""
+        """A small net as PyTorch initializes it, where no pretrained one is available."""
         widths = (3, 16, 32, 64, 64)
         blocks = [
             nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
@@ -97,7 +95,7 @@ def style_features(perceptual: Perceptual) -> tuple[Perceptual, StyleFeatures | 
         try:
             return "vgg16", StyleFeatures.vgg16(weights.locate("vgg16"))
         except InputError as error:
-            warnings.warn(f"CGN training goes on without a perceptual loss: {error}", stacklevel=3)
+            warnings.warn(f"CGN training continues without a perceptual loss: {error}", stacklevel=3)
     return "none", None
 
 
@@ -175,7 +173,7 @@ def binary_entropy(mask: Tensor) -> Tensor:
     return -(mask * mask.log2() + (1 - mask) * (1 - mask).log2()).mean()
 
 
-def discriminator_terms(real_scores: Tensor, generated_scores: Tensor) -> dict[str, Tensor]:
+def least_squares_terms(real_scores: Tensor, generated_scores: Tensor) -> dict[str, Tensor]:
     """Least-squares terms of a discriminator's objective: real images score 1, generated ones 0 (Mao et al., 2017)."""
     return {
         "discriminator_real": 0.5 * (real_scores - 1).square().mean(),

@@ -25,11 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn.cgn.imagenet import MINIATURE, GeneratorName, ImageNetCGN, Part, truncated_noise
+from skdcgn.cgn.imagenet import MINIATURE, GeneratorName, ImageNetCGN, Part
 from skdcgn.data.weights import load_state_dict
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.mechanisms import Mechanism, Source, compose
+from skdcgn.mechanisms import Mechanism, NoisePrior, Source, compose
 from skdcgn.randomness import stream
 from skdcgn.training import Trainer, cosine, descend
 
@@ -37,9 +37,7 @@ TRUNCATIONS = (0.4, 1.0)
 """Range of truncations to fit at."""
 
 _TABLE = 51  # BigGAN's rows of statistics, for truncations 0, 0.02, ..., 1
-
 _KNOT = 5  # every how many rows they are measured and stored; between, they are interpolated
-
 _BETAS = (0.9, 0.99)
 
 Loss = Callable[[torch.Generator], dict[str, Tensor]]
@@ -194,7 +192,7 @@ def _inputs(teacher: Source, n: int, generator: torch.Generator) -> tuple[Tensor
     low, high = TRUNCATIONS
     truncation = low + (high - low) * torch.rand(1, generator=generator).item()
     labels = torch.randint(teacher.num_classes, (n,), generator=generator)
-    return truncated_noise(n, teacher.noise_dim, truncation, generator), labels, truncation
+    return NoisePrior(truncation).sample(n, teacher.noise_dim, generator), labels, truncation
 
 
 @contextlib.contextmanager
@@ -241,7 +239,7 @@ def measure_statistics(network: BigGAN, generator: torch.Generator, images: int 
             for norm in norms:
                 norm.forward = functools.partial(measure, norm, row)
             truncation = max(row, 1) / (_TABLE - 1)
-            noise = truncated_noise(images, config.z_dim, truncation, generator)
+            noise = NoisePrior(truncation).sample(images, config.z_dim, generator)
             labels = torch.randint(config.num_classes, (images,), generator=generator)
             network(noise, F.one_hot(labels, config.num_classes).float(), truncation)
     for norm in norms:

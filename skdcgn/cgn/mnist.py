@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 
 NOISE_DIM = 32
-
 LABEL_DIM = 10
-
 RESOLUTION = 32
 
 
@@ -148,7 +146,7 @@ class CGN(MechanismNetworks):
         return output.clamp(MASK_EPSILON, 1 - MASK_EPSILON) if mechanism is Mechanism.SHAPE else output
 
 
-def initialize(cgn: CGN, flat_start: bool = False, gain: float = 0.2) -> None:
+def initialize_orthogonally(cgn: CGN, flat_start: bool = False, gain: float = 0.2) -> None:
     """Start a CGN as its authors do: orthogonal weights of a small gain, biases 0, batch norm scales about 1.
 
     Args:

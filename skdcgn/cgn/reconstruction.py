@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from skdcgn.cgn.imagenet import PARTS_OF, FourGenerators, check_truncation, truncated_noise
+from skdcgn.cgn.imagenet import PARTS_OF, FourGenerators
 from skdcgn.cgn.losses import CGNLossConfig, Perceptual, Rendered, cgn_terms, style_features
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Mechanism
+from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision, autocast
 from skdcgn.training import Trainer
@@ -55,7 +55,7 @@ class ReconstructionConfig:
                 f"{self.steps} steps are no whole number of updates of {self.accumulate} batches: the last batches "
                 "would be lost."
             )
-        check_truncation(self.truncation)
+        NoisePrior(self.truncation)  # raises where it is out of range
 
     @property
     def learning_rates(self) -> dict[Mechanism, float]:
@@ -104,7 +104,7 @@ class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):
         sizes, size = self.cgn.architecture, self.config.batch_size
         while self.step < self.steps:
             generator = self._stream("batch")
-            noise = truncated_noise(size, sizes.noise_dim, self.config.truncation, generator)
+            noise = NoisePrior(self.config.truncation).sample(size, sizes.noise_dim, generator)
             yield noise, torch.randint(sizes.num_classes, (size,), generator=generator, device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):
             The weighted terms of the objective, and their `total`.
         """
         with autocast(self.device, self.config.precision):
-            rendered = render(self.cgn, *batch, self.config.truncation)
+            rendered = render_all(self.cgn, *batch, self.config.truncation)
         features = None if self._style is None else self._features
         terms = cgn_terms(rendered, features, self.config.loss, self._stream("patches"))
         total = sum(terms.values())
@@ -130,7 +130,7 @@ class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):
     def render(self, noise: Tensor, labels: Tensor) -> Rendered:
         """Render everything from one input in evaluation mode, in fp32."""
         self.cgn.eval()
-        rendered = render(self.cgn, noise.to(self.device), labels.to(self.device), self.config.truncation)
+        rendered = render_all(self.cgn, noise.to(self.device), labels.to(self.device), self.config.truncation)
         self._set_training()
         return rendered
 
@@ -166,7 +166,7 @@ class Gradients:
             parameter.grad = state[name].to(parameter.device).clone() if name in state else None
 
 
-def render(cgn: FourGenerators, noise: Tensor, labels: Tensor, truncation: float) -> Rendered:
+def render_all(cgn: FourGenerators, noise: Tensor, labels: Tensor, truncation: float) -> Rendered:
     """Run all of a CGN on one noise (B, noise_dim) and label (B,), with gradients for all but the target."""
     with torch.no_grad():
         target = cgn.unconstrained(noise, labels, truncation)

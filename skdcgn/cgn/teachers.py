@@ -17,7 +17,6 @@ from skdcgn.cgn.imagenet import (
     Architecture,
     FourGenerators,
     ImageNetCGN,
-    check_truncation,
     load_mechanism,
 )
 from skdcgn.cgn.miniature import load_miniature
@@ -32,12 +31,10 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 
 OWN_TEACHER = _ASSETS / "cgn_double_colored_mnist.safetensors"
 """A CGN that this project trained on double-colored MNIST; the file's metadata has command, seed and scores."""
-
 OWN_TEACHER_NAME = "our own double_colored MNIST CGN"
 
 TRUNCATION = 0.5
 """CGN's own for data sets, with the real weights."""
-
 MINIATURE_TRUNCATION = 1.0
 """The miniature is fitted for truncations above 0.4 and is most diverse without any."""
 
@@ -111,7 +108,7 @@ def mnist_teacher(
 
 
 def _pretrained(dataset: str) -> Path:
-    """Return the CGN authors' weights, or our own where theirs are not to be had."""
+    """Return the CGN authors' weights, or our own where theirs are not available."""
     weights.data_dir()  # a wrong SKDCGN_DATA_DIR is a mistake to report
     try:
         return weights.locate(f"cgn_{dataset}_mnist")
@@ -153,7 +150,6 @@ class ImageNetTeacher(Source):
         Raises:
             InputError: the truncation is out of range.
         """
-        check_truncation(truncation)
         self._load, self._device, self._precision = load, torch.device(device), precision
         self._cgn: tuple[Mechanism, FourGenerators] | None = None
         self.architecture, self.truncation, self.prior = architecture, truncation, NoisePrior(truncation)

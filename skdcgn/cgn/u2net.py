@@ -22,7 +22,6 @@ FULL_WIDTHS: Widths = (
     *((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512)),
     *((256, 512), (128, 256), (64, 128), (32, 64), (16, 64)),
 )
-
 SMALL_WIDTHS: Widths = ((5, 8),) * 11
 """The miniature's: 48k parameters."""
 
@@ -31,7 +30,6 @@ _LEVELS = 6
 
 # Encoder and decoder stages of a level share their kind of block; from level 5 on maps are too small to pool.
 _DEPTHS = (7, 6, 5, 4, 4, 4)
-
 _DILATED = (False, False, False, False, True, True)
 
 

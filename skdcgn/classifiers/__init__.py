@@ -1,0 +1,1 @@
+"""Classifiers that shortcuts should not fool, and the features of digits: networks, training, measures."""

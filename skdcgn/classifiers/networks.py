@@ -76,7 +76,6 @@ def _convolve_normalized(norm: nn.BatchNorm2d, convolution: nn.Conv2d, images: T
 
 
 Backbone = Literal["resnet50", "small"]
-
 Head = Literal["ensemble", "shape", "texture", "background", "shape_texture"]
 
 HEADS: tuple[Head, ...] = ("ensemble", "shape", "texture", "background", "shape_texture")

@@ -24,17 +24,38 @@ def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan], description: 
         plan: from a config to the cases to run.
         description: the script's docstring, shown by `--help`.
     """
-    cli.entry(lambda: _main(defaults, plan, description))
+    start(defaults, description, lambda config: dry_run(plan(config)), lambda config: _carry_out(plan(config)))
 
 
-def _main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan], description: str) -> None:
-    arguments = [argument for argument in sys.argv[1:] if argument != _DRY_RUN]
-    help_text = f"{description}\n{_DRY_RUN} says for each run whether it is finished, and if not why it would run."
-    chosen = plan(cli.parse(defaults, help_text, arguments))
-    if _DRY_RUN in sys.argv[1:]:
-        print(*dry_run(chosen), sep="\n")
-    else:
-        print(summary(carry_out(chosen), chosen.shown))
+def start(
+    defaults: Mapping[str, Any],
+    description: str,
+    dry_run: Callable[[Any], list[str]],
+    work: Callable[[Any], None],
+) -> NoReturn:
+    """Do what a script's command line says, and exit.
+
+    Args:
+        defaults: the config of each profile.
+        description: the script's docstring, shown by `--help`.
+        dry_run: from a config to what there is and what would run, line by line.
+        work: runs it, and prints what came of it.
+    """
+
+    def main() -> None:
+        arguments = [argument for argument in sys.argv[1:] if argument != _DRY_RUN]
+        help_text = f"{description}\n{_DRY_RUN} says for each run whether it is finished, and if not why it would run."
+        config = cli.parse(defaults, help_text, arguments)
+        if _DRY_RUN in sys.argv[1:]:
+            print(*dry_run(config), sep="\n")
+        else:
+            work(config)
+
+    cli.entry(main)
+
+
+def _carry_out(plan: Plan) -> None:
+    print(summary(carry_out(plan), plan.shown))
 
 
 def dry_run(plan: Plan) -> list[str]:

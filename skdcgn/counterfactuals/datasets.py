@@ -21,7 +21,6 @@ from skdcgn.randomness import stream
 
 CHUNK = 100
 """Images drawn at a time, or as many as the counterfactuals of one mask."""
-
 SHARD_CHUNKS = 10
 """Chunks of a shard on disk."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skdcgn.cgn.adversarial import random_batch
-from skdcgn.cgn.losses import discriminator_terms
+from skdcgn.cgn.losses import least_squares_terms
 from skdcgn.cgn.mnist import ConvDiscriminator
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
@@ -113,7 +113,7 @@ class GANTrainer(Trainer[tuple[Tensor, Tensor]]):
         terms = {"adversarial": (self._score(generated, labels) - 1).square().mean()}
         descend(self._optimizer, terms)
         self.discriminator.requires_grad_(True)
-        critic_terms = discriminator_terms(self._score(real, labels), self._score(generated.detach(), labels))
+        critic_terms = least_squares_terms(self._score(real, labels), self._score(generated.detach(), labels))
         descend(self._discriminator_optimizer, critic_terms)
         return terms | critic_terms
 

@@ -24,17 +24,14 @@ from torch.nn import functional as F
 from skdcgn.errors import InputError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-
 IN9_MAP = "in_to_in9.json"
 
 DESCRIPTION = "description.json"
 """The file of a miniature set that says what it is."""
 
 IN9_ADDRESS = "https://github.com/MadryLab/backgrounds_challenge"
-
 IN9_VARIATIONS = ("original", "mixed_same", "mixed_rand")
 """Of IN-9's variations, those that the background gap and the clean accuracy are measured on."""
-
 CUE_CONFLICT_ADDRESS = "https://github.com/rgeirhos/texture-vs-shape (stimuli/style-transfer-preprocessed-512)"
 
 Categories = Mapping[str, Sequence[int]]

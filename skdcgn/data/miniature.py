@@ -35,10 +35,8 @@ from skdcgn.randomness import stream
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """The ten classes; class i is digit i."""
-
 CATEGORIES = {name: (label,) for label, name in enumerate(CLASSES)}
 """The categories of the cue-conflict counterpart, and the classes of each."""
-
 IN9_CLASSES = 9
 """The first nine are those of the IN-9 counterpart: as in IN-9, some classes belong to none of its nine."""
 

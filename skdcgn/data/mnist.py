@@ -31,7 +31,6 @@ Kind = Literal["background", "object"]
 """What is painted; an object is a stroke."""
 
 RESOLUTION = 32
-
 NUM_CLASSES = 10
 
 BACKGROUND_COLORS = (
@@ -75,7 +74,6 @@ DIGIT_COLOR_STD = 0.02**0.5
 """Colored MNIST: standard deviation of each image's color, on a [0, 1] scale: a *variance* of 0.02."""
 
 TEXTURE_SIZE = 150
-
 TEXTURE_PADDING = 3
 
 

@@ -37,11 +37,8 @@ class WeightFile:
 
 
 _CGN_COMMIT = "335bebdb47e21a617db9c8ebddce07b670330e7c"
-
 _CGN_RAW = f"https://raw.githubusercontent.com/autonomousvision/counterfactual_generative_networks/{_CGN_COMMIT}/mnists"
-
 _CGN_PAGE = f"https://github.com/autonomousvision/counterfactual_generative_networks/tree/{_CGN_COMMIT}/mnists"
-
 _BIGGAN = "https://s3.amazonaws.com/models.huggingface.co/biggan"
 
 DRIVE = "https://drive.google.com/uc?id="

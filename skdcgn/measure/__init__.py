@@ -1,0 +1,1 @@
+"""Measures of images, students and CGNs: fidelity, feature distances, cost, and means over seeds."""

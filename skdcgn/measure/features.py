@@ -70,7 +70,6 @@ def intra_class_variation(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 _CHUNK = 32  # images at a time
-
 _DIGIT_SIDE = 32  # up to this side, images are the miniature's digits, about which Inception has nothing to say
 
 

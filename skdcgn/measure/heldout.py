@@ -20,7 +20,6 @@ from skdcgn.tinygan.records import Records
 Features = Callable[[Tensor], np.ndarray]
 
 _CHUNK = 250  # images rendered at a time, and
-
 _CHUNK_PIXELS = 1 << 22  # pixels at most: 64 images of 256x256
 
 

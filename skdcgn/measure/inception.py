@@ -15,7 +15,6 @@ from skdcgn.data import weights
 from skdcgn.errors import InputError
 
 FEATURES, LOGITS = 2048, 1008
-
 SIDE = 299
 """Side to which images are enlarged for the network."""
 

@@ -31,8 +31,8 @@ from skdcgn.measure.features import extractor, measure_source
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source, render_composed
 from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.sources import CGN_FILE
 from skdcgn.recipes.students import STUDENT, Needs, load_student
-from skdcgn.recipes.teachers import CGN_FILE
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store

@@ -38,8 +38,8 @@ from skdcgn.measure.cgn import measure_cgn
 from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig
 from skdcgn.recipes.students import Needs
-from skdcgn.recipes.teachers import CGN_FILE, TeacherConfig, load_teacher
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
@@ -167,7 +167,7 @@ class PartConfig:
     """The fit of one part of the miniature ImageNet CGN."""
 
     profile: str
-    teacher: TeacherConfig
+    teacher: MNISTTeacherConfig
     part: Literal[*FITTED]
     fit: FitConfig
     seed: int
@@ -180,7 +180,7 @@ class MiniatureConfig:
     """The miniature ImageNet CGN put together."""
 
     profile: str
-    teacher: TeacherConfig
+    teacher: MNISTTeacherConfig
     seed: int
     """That of its parts."""
     per_class: int
@@ -200,7 +200,7 @@ def make_part(run: Run, config: PartConfig, needs: Needs) -> None:
     """
     setup(config.runtime)
     part, seed = config.part, config.seed
-    teacher, cgn = load_teacher(config.teacher), _fitted(run.store, seed, needs)
+    teacher, cgn = config.teacher.load(), _fitted(run.store, seed, needs)
     trainer = regression(cgn, part, teacher, config.fit, seed)
     labels = balanced_labels(1, teacher.num_classes)
     prior = NoisePrior(MINIATURE_TRUNCATION)
@@ -234,7 +234,7 @@ def make_miniature(run: Run, config: MiniatureConfig, needs: Needs) -> None:
         needs: the run of each part, by its name.
     """
     setup(config.runtime)
-    teacher, cgn = load_teacher(config.teacher), _fitted(run.store, config.seed, needs)
+    teacher, cgn = config.teacher.load(), _fitted(run.store, config.seed, needs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MINIATURE_FILE.name
         save_miniature(path, cgn, {})

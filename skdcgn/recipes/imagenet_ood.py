@@ -21,8 +21,8 @@ from skdcgn.files import sha256
 from skdcgn.mechanisms import Source
 from skdcgn.randomness import seeded
 from skdcgn.recipes.baseline_cgn_tinygan import load_counterfactual_source
+from skdcgn.recipes.sources import ImageNetTeacherConfig
 from skdcgn.recipes.students import Needs
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime, setup
@@ -50,7 +50,7 @@ class EnsembleRunConfig:
     """What decides one ensemble, beside weights and images."""
 
     profile: str
-    teacher: TeacherConfig
+    teacher: ImageNetTeacherConfig
     source: EnsembleSource
     seed: int
     """Of initial weights, order and views of the images."""
@@ -90,7 +90,7 @@ class EnsemblesConfig:
     """Another file in the format of cgn.pth."""
     runtime: Runtime = field(default_factory=Runtime)
 
-    def run(self, teacher: TeacherConfig, source: EnsembleSource, seed: int) -> EnsembleRunConfig:
+    def run(self, teacher: ImageNetTeacherConfig, source: EnsembleSource, seed: int) -> EnsembleRunConfig:
         """Return the config of one ensemble."""
         pictures = PicturesConfig(self.images, self.imagenet, self.in9, self.cue_conflict)
         how = self.training, pictures, self.evaluations, self.backbone, self.runtime
@@ -152,7 +152,7 @@ def make_ensemble(run: Run, config: EnsembleRunConfig, needs: Needs) -> None:
             the same for all seeds.
     """
     device, training = setup(config.runtime), config.training
-    teacher = load_teacher(config.teacher, device)
+    teacher = config.teacher.load(device)
     sets = load_sets(config.pictures, teacher, run.store.folder / "miniature_data")
     counterfactuals = None
     if config.source != "original":

@@ -5,41 +5,56 @@ there is no second record of a trial. Any number of processes, on any number of 
 on a study at the same time and may die at any time.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import optuna
 import pandas as pd
+import yaml
 from filelock import FileLock
-from optuna.distributions import BaseDistribution
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
+from skdcgn.runs.identity import Identity
+from skdcgn.runs.lifecycle import identity_tags
 from skdcgn.runs.loop import Diverged
-from skdcgn.runs.provenance import process_state, this_process
+from skdcgn.runs.provenance import process_state, provenance, this_process
 from skdcgn.runs.run import Run
-from skdcgn.runs.store import Store
-from skdcgn.runs.studies import Direction, study_storage, table
+from skdcgn.runs.store import RunRecord, Store
+from skdcgn.runs.studies import Direction, best_trial, find_study, study_storage, table
+
+__all__ = [
+    "CategoricalDistribution",
+    "Definition",
+    "Direction",
+    "FloatDistribution",
+    "IntDistribution",
+    "Params",
+    "Report",
+    "SearchConfig",
+    "Space",
+    "Sweep",
+    "apply",
+    "as_yaml",
+    "check_same",
+]
 
 Space = Mapping[str, BaseDistribution]
 """Dotted field of a config, such as `loss.lambda_1`, to what it may be."""
-
 Params = Mapping[str, Any]
 """Dotted field of a config to a value."""
-
 Report = Callable[[int, float], None]
 """Takes a step and the objective's value there, and raises optuna.TrialPruned where the trial is hopeless."""
-
 Objective = Callable[[Run, Params, Report | None], Sequence[float]]
-
 Config = TypeVar("Config")
 
 _RETRIES = 2  # of a trial whose process died: parameters that kill every process must not hold the study up for ever
-
-_NAME = "mlflow.runName"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -62,70 +77,91 @@ class SearchConfig:
     """Minutes after which a trial of another machine that has not ended is taken for dead."""
 
 
+@dataclass(frozen=True)
+class Definition:
+    """What a study searches, whoever works on it."""
+
+    experiment: str
+    """The MLflow experiment of the study."""
+    name: str
+    space: Space
+    directions: Mapping[str, Direction]
+    """The objectives by their names; trials are pruned where there is only one."""
+    identity: Identity
+    """What all trials of the study have in common."""
+    first: Sequence[Params] = ()
+    """Parameters of the first trials, in this order."""
+    prune_from: int = 0
+    """The first step at which a trial may be stopped."""
+    tags: Mapping[str, object] = field(default_factory=dict)
+    """Of the study's run and of those of its trials."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Shown with each trial in `table`."""
+    description: str = ""
+    """Markdown, shown in the UI."""
+
+    def __post_init__(self) -> None:
+        if not self.name or "'" in self.name:
+            raise InputError(f"a study cannot be called {self.name!r}: give --search.study a name without quotes.")
+
+
+def check_same(definition: Definition, run: RunRecord) -> None:
+    """See that a study was begun with a definition, by this code.
+
+    Args:
+        definition: what is to be searched.
+        run: the study's.
+
+    Raises:
+        InputError: it was not.
+    """
+    if run.tags.get("identity") != definition.identity.digest:
+        recorded = json.loads(run.tags.get("dependencies", "{}"))
+        differences = definition.identity.differences(**recorded) if recorded else ["it is not known in what"]
+        raise InputError(
+            f"the study {definition.name!r} was begun with another config or other code than this "
+            f"({'; '.join(differences)}): give --search.study another name, or leave it out."
+        )
+
+
 class Sweep:
     """One worker's hold of a study."""
 
-    def __init__(
-        self,
-        store: Store,
-        experiment: str,
-        name: str,
-        space: Space,
-        first: Sequence[Params],
-        directions: Mapping[str, Direction],
-        search: SearchConfig,
-        identity: str,
-        prune_from: int = 0,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, definition: Definition, search: SearchConfig) -> None:
         """Open a study, creating it where it does not exist yet.
 
-        Args:
-            store: the run store.
-            experiment: the MLflow experiment of the study.
-            name: of the study.
-            space: what to search.
-            first: parameters of the first trials, in this order.
-            directions: the objectives by their names; trials are pruned where there is only one.
-            search: how to search.
-            identity: what all trials of the study have in common, as a hash: see `tracking.config_hash`.
-            prune_from: the first step at which a trial may be stopped.
-            attributes: shown with each trial in `table`.
-
         Raises:
-            InputError: the name cannot be one, or a study of this name searches something else.
+            InputError: a study of this name searches something else, or with other code.
         """
-        if not name or "'" in name:
-            raise InputError(f"a study cannot be called {name!r}: give --search.study a name without quotes.")
-        self.name, self.space, self.directions = name, space, directions
-        self._store, self._experiment, self._search, self._attributes = store, experiment, search, attributes or {}
+        self.definition = definition
+        self._store, self._search = store, search
+        # No tag `process`: a study outlives each of its workers, and a dead trial is to be retried rather than ended.
+        self._tags = {key: value for key, value in provenance().items() if key != "process"}
+        self._tags |= {MLFLOW_RUN_NOTE: definition.description, **definition.tags}
         # One worker of a machine at a time opens the study, looks for dead ones, and takes a trial: two would take
         # the same. Across machines, where no lock reaches, a waiting trial taken twice costs its time only.
-        self._lock = FileLock(store.folder / f".{experiment}.lock")
+        self._lock = FileLock(store.folder / f".{definition.experiment}.lock")
         with self._lock:
-            self._storage = study_storage(store, experiment)
-            if self._find() is None:
-                study = optuna.create_study(
-                    study_name=name, storage=self._storage, directions=list(directions.values())
-                )
-                study.set_user_attr("identity", identity)
-                study.set_user_attr("objectives", list(directions))
-                for params in first:
-                    study.enqueue_trial(dict(params))
-                self._storage.flush_all_batches()
-            self.run = Run(store, self._find())
-        pruner = optuna.pruners.MedianPruner(5, prune_from) if search.pruner == "median" else optuna.pruners.NopPruner()
-        self.study = optuna.load_study(study_name=name, storage=self._storage, pruner=pruner)
-        if self.study.user_attrs.get("identity") != identity:
-            raise InputError(
-                f"the study {name!r} was begun with another config than this one: give --search.study another name, "
-                "or leave it out."
-            )
+            self._storage = study_storage(store, definition.experiment, definition.description)
+            found = find_study(store, definition.experiment, definition.name)
+            self.run = Run(store, self._create() if found is None else found.run_id)
+        check_same(definition, store.record(self.run.run_id))
+        self.run.set_tags({**self._tags, "kind": "study"})
+        pruner = optuna.pruners.NopPruner()
+        if search.pruner == "median":
+            pruner = optuna.pruners.MedianPruner(5, definition.prune_from)
+        self.study = optuna.load_study(study_name=definition.name, storage=self._storage, pruner=pruner)
 
-    def _find(self) -> str | None:
-        """Return the id of the study's run."""
-        runs = self._store.runs(self._experiment)
-        return next((run.run_id for run in runs if run.name == self.name and run.parent is None), None)
+    def _create(self) -> str:
+        """Create the study with its first trials waiting; return the id of its run."""
+        definition, directions = self.definition, list(self.definition.directions.values())
+        study = optuna.create_study(study_name=definition.name, storage=self._storage, directions=directions)
+        self._store.set_tags(study._study_id, identity_tags(definition.identity))  # MLflow calls studies by their runs
+        study.set_user_attr("objectives", list(definition.directions))
+        for params in definition.first:
+            study.enqueue_trial(dict(params))
+        self._storage.flush_all_batches()
+        return study._study_id
 
     def work(self, objective: Objective, say: Callable[[str], object] | None = None) -> bool:
         """Run trials until every one of the study has been run, or is being run by another worker.
@@ -156,9 +192,9 @@ class Sweep:
             if not waiting and sum("lost" not in trial.user_attrs for trial in trials) >= self._search.trials:
                 return None
             self.study.sampler = _sampler(self._search, len(trials))
-            trial = self.study.ask(dict(self.space))
+            trial = self.study.ask(dict(self.definition.space))
             process = {"process": this_process(), "started": time.time()}
-            for key, value in {**process, **self._attributes}.items():
+            for key, value in {**process, **self.definition.attributes}.items():
                 trial.set_user_attr(key, value)
             self._storage.flush_all_batches()
             return trial
@@ -166,7 +202,8 @@ class Sweep:
     def _try(self, trial: optuna.Trial, objective: Objective) -> str:
         """Run one trial to whatever end, and tell that in a line."""
         run = Run(self._store, trial._trial_id)  # MLflow's storage calls trials by their runs
-        run.set_tags({_NAME: f"{self.name}: trial {trial.number}", "kind": "trial", "trial": trial.number})
+        name = f"{self.definition.name}: trial {trial.number}"
+        run.set_tags({**self._tags, MLFLOW_RUN_NAME: name, "kind": "trial", "trial": trial.number})
         start = time.perf_counter()
 
         def report(step: int, value: float) -> None:
@@ -176,7 +213,7 @@ class Sweep:
 
         values = None
         try:
-            values = list(objective(run, trial.params, report if len(self.directions) == 1 else None))
+            values = list(objective(run, trial.params, report if len(self.definition.directions) == 1 else None))
             state = TrialState.COMPLETE
         except optuna.TrialPruned:
             state = TrialState.PRUNED
@@ -229,11 +266,11 @@ class Sweep:
         Raises:
             InputError: no trial was completed.
         """
-        completed = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not completed:
-            raise InputError(f"no trial of the study {self.name!r} came to its end: give it more with --search.trials.")
-        sign = -1 if next(iter(self.directions.values())) == "maximize" else 1
-        return min(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+        best = best_trial(self.study)
+        if best is None:
+            name = self.definition.name
+            raise InputError(f"no trial of the study {name!r} came to its end: give it more with --search.trials.")
+        return best
 
     def end(self) -> None:
         """Mark the study's run as finished; it can be gone on with nevertheless."""
@@ -259,6 +296,22 @@ def apply(config: Config, params: Params) -> Config:
         head, _, rest = name.partition(".")
         config = replace(config, **{head: apply(getattr(config, head), {rest: value}) if rest else value})
     return config
+
+
+def as_yaml(config: Any, params: Params, whole: Sequence[str] = ()) -> str:
+    """Write the fields that a search chose as YAML that every script with such fields accepts with `--config`.
+
+    Args:
+        config: a dataclass, with the parameters applied.
+        params: the fields that were searched.
+        whole: fields, configs themselves, of which all fields are written: a loss weight means little without the
+            others.
+    """
+    content: dict[str, Any] = {name: asdict(getattr(config, name)) for name in whole}
+    for name in params:
+        section, _, key = name.rpartition(".")
+        content.setdefault(section, {})[key] = getattr(getattr(config, section), key)
+    return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)  # YAML has no tuples
 
 
 def _shown(params: Params) -> str:

@@ -11,20 +11,23 @@ import numpy as np
 import optuna
 import pandas as pd
 from mlflow.entities import Metric, RunStatus
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
-from skdcgn.runs.store import Store
+from skdcgn.runs.store import RunRecord, Store
 
 if TYPE_CHECKING:
     from mlflow.optuna.storage import MlflowStorage
 
 Direction = Literal["maximize", "minimize"]
 
+_DIRECTION = "optuna.study_direction"  # tag that MLflow's storage gives a study, and no other run
 
-def study_storage(store: Store, experiment: str) -> "MlflowStorage":
+
+def study_storage(store: Store, experiment: str, description: str = "") -> "MlflowStorage":
     """Return Optuna's storage in an experiment.
 
     MLflow's storage is used with a client of our own: it reads every metric of a trial as a value of the objective,
@@ -34,7 +37,7 @@ def study_storage(store: Store, experiment: str) -> "MlflowStorage":
 
     # The storage begins with a client of MLflow's default store, which would be made in the working directory.
     with _environment("MLFLOW_TRACKING_URI", store.uri):
-        storage = MlflowStorage(store.experiment_id(experiment))
+        storage = MlflowStorage(store.experiment_id(experiment, description))
     storage._mlflow_client = _StudyClient(store.uri)
     return storage
 
@@ -102,6 +105,19 @@ class StudyRecord:
     """By a trial's number, what it reported: step to value."""
     front: tuple[int, ...]
     """Numbers of the trials that no other one beats in all objectives."""
+    best: Mapping[str, Any] | None
+    """Parameters of the completed trial that is best in the first objective."""
+
+    def is_complete(self, trials: int) -> bool:
+        """Whether so many trials have been run, and none is running or waiting."""
+        states = list(self.trials["state"])
+        return sum(state != "lost" for state in states) >= trials and not {"running", "waiting"} & {*states}
+
+
+def find_study(store: Store, experiment: str, name: str) -> RunRecord | None:
+    """Return the run of a study; None where there is no such study."""
+    named = store.runs(experiment, **{MLFLOW_RUN_NAME: name})
+    return next((run for run in named if _DIRECTION in run.tags), None)
 
 
 def load_study(store: Store, experiment: str, name: str) -> StudyRecord:
@@ -110,12 +126,12 @@ def load_study(store: Store, experiment: str, name: str) -> StudyRecord:
     Raises:
         InputError: there is no such study.
     """
-    found = next((run for run in store.runs(experiment, kind="study") if run.name == name), None)
+    found = find_study(store, experiment, name)
     if found is None:
         raise InputError(f"the store {store.uri} holds no study {name!r} of {experiment}.")
     study = _open(store, experiment, name)
     trials = study.get_trials(deepcopy=False)
-    completed = any(trial.state == TrialState.COMPLETE for trial in trials)
+    best = best_trial(study)
     return StudyRecord(
         found.run_id,
         name,
@@ -124,12 +140,20 @@ def load_study(store: Store, experiment: str, name: str) -> StudyRecord:
         tuple(direction.name.lower() for direction in study.directions),
         table(study),
         {trial.number: trial.intermediate_values for trial in trials},
-        tuple(trial.number for trial in study.best_trials) if completed else (),
+        () if best is None else tuple(trial.number for trial in study.best_trials),
+        best and best.params,
     )
 
 
 def _open(store: Store, experiment: str, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=study_storage(store, experiment))
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the completed trial that is best in the first objective; None where no trial was completed."""
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    return min(completed, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
 
 
 def table(study: optuna.Study) -> pd.DataFrame:
@@ -151,7 +175,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
             | {"evaluations": len(trial.intermediate_values), "seconds": None, "retry_of": None, **attributes}
             | {"run_id": trial._trial_id}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["number", "state", *names, "run_id"])
 
 
 def importances(store: Store, experiment: str, name: str, resamples: int, seed: int = 0) -> pd.DataFrame:

@@ -54,9 +54,7 @@ KL_DIVERGENCES: Mapping[str, Distance] = {"pixels": pixel_kl, "image": image_kl,
 """Forms of Eq. 6: between images, or for "activations" between the last ones of the discriminator."""
 
 FeatureDistance = Literal[*FEATURE_DISTANCES]
-
 KLOn = Literal[*KL_DIVERGENCES]
-
 KLDirection = Literal["teacher_student", "student_teacher"]
 
 

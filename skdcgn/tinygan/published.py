@@ -33,7 +33,6 @@ _GENERATOR_NAMES = {
     "bn": "norm",
     "colorize": "to_image",
 }
-
 _DISCRIMINATOR_NAMES = {
     "embeding": "class_embedding",
     "fc_src": "score",

@@ -31,7 +31,6 @@ class Objective:
 
 
 _KL_OUTPUTS = {"kl": 1.0, "kl_on": "pixels", "kl_direction": "teacher_student", "temperature": 1.0}
-
 _KL_MODULE = {"kl": 1.0, "kl_on": "activations", "kl_direction": "student_teacher", "temperature": 8.0}
 
 APPENDIX_D: Mapping[str, Objective] = {

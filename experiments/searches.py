@@ -1,0 +1,80 @@
+"""How a search of hyperparameters is put together: its study, and what its best trial is compared with."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+from experiments.cases import teacher_of
+from experiments.presets import SweepConfig
+from skdcgn.mechanisms import Mechanism
+from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.recipes.students import StudentConfig
+from skdcgn.recipes.sweep import DistillationSearch, make_trial
+from skdcgn.runs.identity import identify, overrides
+from skdcgn.runs.search import Definition, Direction, Params, Space
+
+_SCOPE = ("dataset", "mechanism", "teacher", "search", "confirm_seeds", "out")  # what to run, rather than how
+
+
+def search_of(
+    experiment: str,
+    config: SweepConfig,
+    default: SweepConfig,
+    space: Space,
+    first: Sequence[Params],
+    references: Mapping[str, Params],
+    paper: str,
+    description: str,
+) -> DistillationSearch:
+    """Return a search; the student's parameters are a second objective where `space` has `student.width`.
+
+    Args:
+        experiment: the script's stem.
+        config: of the script.
+        default: the profile's.
+        space: what to search.
+        first: parameters of the first trials.
+        references: what to compare the best trial with, by name; the first one is the paper's.
+        paper: where the paper speaks of it.
+        description: of every run.
+
+    Raises:
+        InputError: the teacher's weights are not available, the study cannot have its name, or the confirmation has no
+            fresh seeds.
+    """
+    teacher = teacher_of(MNISTTeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
+    shared = {each.name for each in fields(StudentConfig)} & {each.name for each in fields(config)} - {"teacher"}
+    given = {name: getattr(config, name) for name in shared}
+    setting = StudentConfig(teacher=teacher.config, frechet=False, **given)
+    directions: dict[str, Direction] = {"iou": "maximize"} if config.mechanism == "shape" else {"l1": "minimize"}
+    if "student.width" in space:
+        directions["parameters"] = "minimize"
+    digests = {name: case.identity.digest for name, case in teacher.needs.items()}
+    searched = hashlib.sha256(repr(sorted(space.items())).encode()).hexdigest()
+    identity = identify(setting, make_trial, {**teacher.inputs, **digests, "search space": searched})
+    default_name = f"{config.dataset} {config.profile} {config.mechanism} {identity.digest[:6]}"
+    definition = Definition(
+        experiment,
+        default_name if config.search.study is None else config.search.study,
+        space,
+        directions,
+        identity,
+        first,
+        # At first a setting's rank says little about its rank at the end.
+        prune_from=config.distill.for_mechanism(Mechanism(config.mechanism)).steps // 2,
+        tags={
+            "profile": config.profile,
+            "dataset": config.dataset,
+            "source": "skdcgn",
+            **teacher.tags,
+            "mechanism": config.mechanism,
+            "seed": config.seed,
+            "paper": paper,
+            "overrides": overrides(config, default, _SCOPE),
+        },
+        attributes={"seed": config.seed},
+        description=description,
+    )
+    return DistillationSearch(
+        definition, setting, config.search, references, config.confirm_seeds, teacher.needs, teacher.inputs, config.out
+    )
