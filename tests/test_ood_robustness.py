@@ -18,7 +18,7 @@ from analysis.frame.style import cited, is_gap
 from analysis.frame.view import View
 from experiments import baseline_mnist, mnist_kd, ood_robustness, train_cgn_mnist
 from experiments.ood_robustness import DEFAULTS
-from experiments.presets import BASELINES, PROFILES
+from experiments.presets import BASELINES, PROFILES, STUDENTS
 from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.classifiers.invariant import ClassifierConfig
@@ -178,10 +178,15 @@ def test_a_classifier_needs_what_draws_its_images() -> None:
     assert needs == {
         "original": set(),
         "cgn": {"teacher"},
-        **dict.fromkeys(("gan", "skdcgn", "skdcgn_published", "baseline"), {GENERATOR}),
+        **{source: {GENERATOR} for source in ("gan", "skdcgn", "skdcgn_published", "baseline")},
     }
     makers = {source: case.needs[GENERATOR].make for (source, _), case in cases.items() if GENERATOR in case.needs}
-    assert makers == {"gan": make_gan, "skdcgn": make_skdcgn, "skdcgn_published": make_skdcgn, "baseline": make_baseline}
+    assert makers == {
+        "gan": make_gan,
+        "skdcgn": make_skdcgn,
+        "skdcgn_published": make_skdcgn,
+        "baseline": make_baseline,
+    }
     assert not any(case.inputs for case in cases.values())  # no file is read: the teacher is one of our own
 
 
@@ -243,15 +248,17 @@ def test_the_authors_teacher_is_an_input_of_those_that_use_it(data_dir: Path) ->
 
 # --- the study
 
-SMOKE = replace(DEFAULTS["smoke"], datasets=("digits",), seeds=(0, 1), runtime=Runtime(device="cpu"))
+SMOKE = replace(DEFAULTS["smoke"], datasets=("digits",), seeds=(0, 1), images=100, runtime=Runtime(device="cpu"))
 
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A baseline of one step."""
+    """A baseline and students of a few steps."""
     smoke = BASELINES["smoke"]
     short = replace(smoke, training=replace(smoke.training, steps=1), counterfactuals=20, evaluations=1)
     monkeypatch.setitem(BASELINES, "smoke", short)
+    distill = replace(STUDENTS["smoke"]["distill"], steps=3)
+    monkeypatch.setitem(STUDENTS, "smoke", {**STUDENTS["smoke"], "distill": distill, "evaluations": 1})
 
 
 def texts(figure: Figure) -> str:
@@ -320,7 +327,8 @@ def test_the_study_on_digits_its_table_and_figures(
 def test_the_study_on_the_authors_teacher(data_dir: Path, store: Store) -> None:
     config = replace(SMOKE, datasets=("colored",), sources=("original", "cgn"), seeds=(0,), images=100)
     results = carry_out(ood_robustness.plan(config))
-    assert results[["train_accuracy", "valid_accuracy", "test_accuracy"]].apply(lambda column: column.between(0, 1)).all(axis=None)
+    for name in ("train_accuracy", "valid_accuracy", "test_accuracy"):
+        assert results[name].between(0, 1).all()
     assert "test_drifted_accuracy" not in results
     assert {run.tags["stand_in"] for run in store.runs("ood_robustness")} == {"false"}
 

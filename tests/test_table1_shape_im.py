@@ -1,7 +1,8 @@
-"""The study of the shape mechanism: cases, labels, classifiers, the script at smoke scale, and its table in words."""
+"""Table 1: its readings, its plan, CGNs and classifiers, the study at smoke scale on digits, and its table in words."""
 
 import itertools
-import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,24 +14,36 @@ from analysis import table1_shape_im as table1_shape_im_figures
 from analysis.frame import style
 from analysis.frame.view import View
 from experiments import table1_shape_im
-from experiments.table1_shape_im import DEFAULTS, Config
-from skdcgn import cli
+from experiments.table1_shape_im import DEFAULTS, EXPERIMENT
 from skdcgn.cgn.adversarial import PUBLISHED
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.classifiers.two_way import two_way_sets
 from skdcgn.counterfactuals import datasets
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
+from skdcgn.counterfactuals.readings import PAPER_STRENGTH, Reading, readings
+from skdcgn.counterfactuals.remembering import Remembering
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.mechanisms import Mechanism
-from skdcgn.randomness import stream
-from skdcgn.recipes import table1_shape_im as table1_shape_im_recipe
-from skdcgn.recipes.table1_shape_im import Case, RealImages, Remembering, cases, two_way_sets
-from skdcgn.runs import interruption
-from skdcgn.runs import store as run_store
+from skdcgn.recipes.table1_shape_im import (
+    CGN,
+    RealImages,
+    ShapeStudyConfig,
+    make_modified_cgn,
+    make_reading,
+    measure,
+    real_images,
+    samples,
+)
+from skdcgn.recipes.teachers import load_trained
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.loop import Interruption
+from skdcgn.runs.store import Store, open_store
 from skdcgn.runtime import Runtime
 
 ALL = ("none", "noise", "rotation", "transparency")
+SMOKE = DEFAULTS["smoke"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +52,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "CHUNK", 40)
 
 
-# --- cases
+# --- readings
 
 
-def test_the_cases_of_a_study() -> None:
-    found = cases(ALL, ("sampling", "training", "both"), ("scratch",), ("permuted", "unpermuted"))
+def test_the_readings_of_a_study() -> None:
+    found = readings(ALL, ("sampling", "training", "both"), ("scratch",), ("permuted", "unpermuted"))
     assert len(found) == len(set(found)) == 2 * (4 + 4 + 3)  # the control is trained once, for training and both
-    assert all((case.when == "sampling") == (case.init is None) for case in found)
-    order = [case.cgn for case in found]
+    assert all((reading.when == "sampling") == (reading.init is None) for reading in found)
+    order = [reading.cgn for reading in found]
     assert sum(a != b for a, b in itertools.pairwise(order)) == len(set(order)) - 1  # CGN by CGN
     assert len(set(order)) == 1 + 4
 
@@ -56,25 +69,54 @@ def test_the_cases_of_a_study() -> None:
     [("sampling", "none", "noise"), ("training", "noise", "none"), ("both", "noise", "noise")],
 )
 def test_when_a_mask_is_modified(when: str, training: str, sampling: str) -> None:
-    (case,) = cases(("noise",), (when,), ("scratch",), ("permuted",))
-    assert (case.in_training, case.at_sampling) == (training, sampling)
-    config = DEFAULTS["smoke"]
-    trained = config.training_of(case, 7)
-    assert (trained is None) == (when == "sampling")
-    if trained is not None:
-        assert (trained.intervention, trained.seed, trained.steps) == ("noise", 7, config.training.steps)
-    images = config.of(case, 7).counterfactuals
+    (reading,) = readings(("noise",), (when,), ("scratch",), ("permuted",))
+    assert (reading.in_training, reading.at_sampling) == (training, sampling)
+    cgn = SMOKE.cgn(reading, 7)
+    assert (cgn is None) == (when == "sampling")
+    if cgn is not None:
+        assert cgn.init == "scratch"
+        assert cgn.training == replace(SMOKE.training, intervention="noise", seed=7)
+    images = SMOKE.reading(reading, 7).counterfactuals
     assert (images.intervention, images.permute, images.seed) == (sampling, True, 7)
 
 
-def test_transparencies_join_the_cases_that_are_there_anyway() -> None:
-    found = cases(("none", "transparency"), ("sampling",), (), ("permuted",), (0.25, 0.75, 1.0), ("sampling",))
-    assert sorted(case.transparency for case in found) == [0.25, 0.75, 1.0]
-    assert [case.strength for case in found if case.transparency == 0.25] == [0.25]
-    assert Case("noise", "sampling", None, "permuted").transparency is None
+def test_a_cgn_that_starts_from_the_teacher_has_a_training_of_its_own() -> None:
+    (reading,) = readings(("transparency",), ("training",), ("pretrained",), ("permuted",))
+    cgn = SMOKE.cgn(replace(reading, strength=0.5), 3)
+    assert cgn.training == replace(SMOKE.finetune, intervention="transparency", intervention_strength=0.5, seed=3)
+
+
+def test_transparencies_join_the_readings_that_are_there_anyway() -> None:
+    found = readings(("none", "transparency"), ("sampling",), (), ("permuted",), (0.25, 0.75, 1.0), ("sampling",))
+    assert sorted(reading.transparency for reading in found) == [0.25, PAPER_STRENGTH, 1.0]
+    assert [reading.strength for reading in found if reading.transparency == 0.25] == [0.25]
+    assert Reading("noise", "sampling", None, "permuted").transparency is None
     for wrong in (0.0, -0.5, 1.5):
         with pytest.raises(InputError, match="--strengths"):
-            cases(("none",), ("sampling",), (), ("permuted",), (wrong,), ("sampling",))
+            readings(("none",), ("sampling",), (), ("permuted",), (wrong,), ("sampling",))
+
+
+def test_a_reading_is_told_by_its_tags_and_its_name() -> None:
+    reading = Reading("transparency", "both", "scratch", "permuted", 0.5)
+    assert str(reading) == "transparency 0.5 in training and at sampling (scratch), permuted labels"
+    expected = {"intervention": "transparency", "when": "both", "init": "scratch", "labels": "permuted"}
+    assert reading.tags == {**expected, "strength": "0.5"}
+    assert Reading("noise", "sampling", None, "unpermuted").tags["init"] == "none"
+    every = readings(
+        ALL, ("sampling", "training", "both"), ("scratch", "pretrained"), ("permuted", "unpermuted"), (0.5,)
+    )
+    assert len({str(each) for each in every}) == len(every)
+
+
+def test_labels_decide_the_epochs_of_the_digit_classifier() -> None:
+    config = replace(SMOKE, classifier=ClassifierConfig(epochs=9), unpermuted_epochs=2, two_way_epochs=3)
+    epochs = {
+        reading.labels: config.reading(reading, 0).classifier.epochs
+        for reading in readings(("none",), ("sampling",), (), ("permuted", "unpermuted"))
+    }
+    assert epochs == {"permuted": 9, "unpermuted": 2}
+    (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
+    assert config.reading(reading, 0).two_way.epochs == 3
 
 
 def test_the_paper_profile_is_the_published_protocol() -> None:
@@ -91,13 +133,65 @@ def test_the_paper_profile_is_the_published_protocol() -> None:
 
 
 def test_unpermuted_images_keep_the_digits_own_labels(random_teacher: MNISTTeacher) -> None:
-    (case,) = cases(("noise",), ("sampling",), (), ("unpermuted",))
-    data = draw(random_teacher, DEFAULTS["smoke"].of(case, 0).counterfactuals)
+    (reading,) = readings(("noise",), ("sampling",), (), ("unpermuted",))
+    data = draw(random_teacher, SMOKE.reading(reading, 0).counterfactuals)
     assert torch.equal(data.texture, data.shape)
     assert torch.equal(data.background, data.shape)
-    (case,) = cases(("noise",), ("sampling",), (), ("permuted",))
-    data = draw(random_teacher, DEFAULTS["smoke"].of(case, 0).counterfactuals)
+    data = draw(random_teacher, SMOKE.reading(replace(reading, labels="permuted"), 0).counterfactuals)
     assert 0 < (data.texture == data.shape).float().mean() < 0.5
+
+
+def test_every_seed_draws_its_own_images(random_teacher: MNISTTeacher) -> None:
+    (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
+    first, second = (draw(random_teacher, SMOKE.reading(reading, seed).counterfactuals) for seed in (0, 1))
+    assert not torch.equal(first.shape, second.shape)
+
+
+# --- the plan
+
+
+def _config(**changes: object) -> ShapeStudyConfig:
+    return replace(SMOKE, dataset="digits", runtime=Runtime(threads=1), **changes)
+
+
+def test_readings_stand_next_to_their_cgn() -> None:
+    """So that what a CGN rendered is remembered from one reading to the next."""
+    config = _config(interventions=ALL, when=("sampling", "training", "both"), seeds=(0, 1), strengths=(0.5,))
+    plan = table1_shape_im.plan(config)
+    sources = [case.needs.get(CGN, case.needs.get("teacher")) for case in plan.cases]
+    for seed in config.seeds:
+        own = [source for source, case in zip(sources, plan.cases, strict=True) if case.config.seed == seed]
+        assert sum(a is not b for a, b in itertools.pairwise(own)) == len({id(source) for source in own}) - 1
+    order = plan.everything()
+    made = [case.make for case in order]
+    assert made.count(make_modified_cgn) == 2 * 4  # for each seed the control and three modifications
+    assert made.count(make_reading) == len(plan.cases)
+    assert all(order.index(needed) < order.index(case) for case in plan.cases for needed in case.needs.values())
+
+
+def test_a_cgn_is_one_case_for_all_that_is_drawn_from_it() -> None:
+    config = _config(interventions=("noise",), when=("training", "both"), strengths=())
+    cases = table1_shape_im.plan(config).cases
+    assert len(cases) == 2 * 2  # whens and labels
+    assert len({id(case.needs[CGN]) for case in cases}) == 1
+    (trained,) = {case.needs[CGN] for case in cases}
+    other = table1_shape_im.plan(replace(config, images=80, labels=("unpermuted",), when=("both",))).cases
+    assert {case.needs[CGN].identity.digest for case in other} == {trained.identity.digest}
+
+
+def test_the_start_and_the_seed_are_part_of_a_cgns_identity() -> None:
+    config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=(), seeds=(0, 1))
+    config = replace(config, init=("scratch", "pretrained"), training=config.finetune)
+    cases = table1_shape_im.plan(config).cases
+    assert len({case.needs[CGN].identity.digest for case in cases}) == len(cases) == 4
+    assert len({case.needs[CGN].name for case in cases}) == 4
+
+
+def test_a_reading_without_a_cgn_of_its_own_depends_on_the_teacher_alone() -> None:
+    cases = table1_shape_im.plan(_config()).cases
+    needs = {case.config.reading.when: set(case.needs) for case in cases}
+    assert needs == {"sampling": {"teacher"}, "training": {CGN}}
+    assert {case.tags["source"] for case in cases if CGN not in case.needs} == {"our CGN on digits"}
 
 
 # --- images and classifiers
@@ -169,9 +263,9 @@ def _real_images() -> RealImages:
 
 
 def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
-    (case,) = cases(("none",), ("sampling",), (), ("permuted",))
-    config = replace(DEFAULTS["smoke"].of(case, 0), images=80)
-    measured = table1_shape_im_recipe.measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
+    config = replace(SMOKE.reading(reading, 0), images=80)
+    measured = measure(config, random_teacher, _real_images(), torch.device("cpu"))
     assert set(measured) == {
         "train_accuracy",
         "valid_accuracy",
@@ -183,41 +277,23 @@ def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
         "mask_sameness",
     }
     assert all(0 <= value <= 1 for value in measured.values())
-    assert measured == table1_shape_im_recipe.measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    assert measured == measure(config, random_teacher, _real_images(), torch.device("cpu"))
 
 
 def test_the_two_way_test_set_is_all_real(random_teacher: MNISTTeacher) -> None:
-    """Flat grey images are easily told from a random CGN's: those of the test set are taken for real."""
-    (case,) = cases(("none",), ("sampling",), (), ("permuted",))
+    """Flat gray images are easily told from a random CGN's: those of the test set are taken for real."""
+    (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
     two_way = ClassifierConfig(epochs=12, batch_size=10, gamma=0.9, precision="fp32")
-    config = replace(DEFAULTS["smoke"].of(case, 0), images=200, two_way=two_way, two_way_images=150)
-    measured = table1_shape_im_recipe.measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    config = replace(SMOKE.reading(reading, 0), images=200, two_way=two_way, two_way_images=150)
+    measured = measure(config, random_teacher, _real_images(), torch.device("cpu"))
     assert measured["two_way_accuracy"] > 0.9
     assert measured["two_way_test_accuracy"] > 0.8
 
 
-def test_mask_quality_knows_digits_from_masks_that_are_all_the_same() -> None:
-    class Stamp(MNISTTeacher):
-        """Gives every image of a class the same bar."""
-
-        num_classes = 10
-
-        def __init__(self) -> None:
-            pass
-
-        def render(self, mechanism: Mechanism, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            mask = torch.zeros(len(labels), 1, 32, 32)
-            mask[:, :, 8:24, 14:18] = 1.0
-            return mask
-
-    quality = table1_shape_im_recipe.mask_quality(Stamp(), _real_images().valid, seed=0)
-    assert quality == {"stroke_iou": 1.0, "mask_sameness": 1.0}
-
-
-def test_samples_of_two_cases_differ_in_the_modification_alone(random_teacher: MNISTTeacher) -> None:
+def test_samples_of_two_readings_differ_in_the_modification_alone(random_teacher: MNISTTeacher) -> None:
     of = {
-        case.when: table1_shape_im_recipe.samples(random_teacher, case, seed=0)
-        for case in cases(("noise",), ("sampling", "training"), ("scratch",), ("permuted",))
+        reading.when: samples(random_teacher, reading, seed=0)
+        for reading in readings(("noise",), ("sampling", "training"), ("scratch",), ("permuted",))
     }
     assert of["sampling"]["mask"].shape == (10, 1, 32, 32)
     assert of["sampling"]["images"].shape == (10, 3, 32, 32)
@@ -226,76 +302,43 @@ def test_samples_of_two_cases_differ_in_the_modification_alone(random_teacher: M
     assert not torch.equal(of["sampling"]["mask"], of["sampling"]["generated"])
 
 
-def test_an_interrupted_case_says_so(random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: interruption.Interruption) -> None:
+def test_an_interrupted_reading_says_so(random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Interruption) -> None:
         raise Interrupted(15)
 
-    monkeypatch.setattr(interruption.Interruption, "check", interrupt)
-    (case,) = cases(("none",), ("sampling",), (), ("permuted",))
+    monkeypatch.setattr(Interruption, "check", interrupt)
+    (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
     with pytest.raises(Interrupted):
-        table1_shape_im_recipe.measure(
-            DEFAULTS["smoke"].of(case, 0), random_teacher, _real_images(), torch.device("cpu")
-        )
+        measure(SMOKE.reading(reading, 0), random_teacher, _real_images(), torch.device("cpu"))
 
 
-def test_an_estimate_grows_with_the_work(random_teacher: MNISTTeacher) -> None:
-    config = DEFAULTS["smoke"]
-    found = cases(("none",), ("training",), ("scratch",), ("permuted",))
-    real = _real_images().training
-    few, many = (
-        table1_shape_im_recipe.estimate_seconds(
-            [each.of(case, 0) for case in found], real, random_teacher, torch.device("cpu")
-        )
-        for each in (config, replace(config, training=replace(config.training, steps=10_000), images=100_000))
-    )
-    assert 0 < few < many / 10
+# --- the study
 
 
-# --- the script
-
-
-def _config(**changes: object) -> Config:
-    return replace(DEFAULTS["smoke"], dataset="digits", runtime=Runtime(threads=1), **changes)
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, random_teacher: MNISTTeacher) -> None:
-    """The offline digits, with a random CGN in the place of the teacher that would be trained first."""
-    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
-    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
-    monkeypatch.setattr(table1_shape_im.train_cgn_mnist, "load_teacher", lambda *_: random_teacher)
-
-
-def test_smoke_run_on_digits(store: run_store.Store, offline: None, capsys: pytest.CaptureFixture[str]) -> None:
-    results = table1_shape_im.main(_config())
-    first = capsys.readouterr().out
+def test_the_study_on_digits_its_table_and_figures(digits: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = table1_shape_im.plan(_config())
+    results = carry_out(plan)
     assert len(results) == 2 * 2 * 2 + 1  # two modifications, whens and labels; one transparency
-    assert re.search(r"9 cases: about \d+ minutes", first.splitlines()[0])
-    assert "99.9 / 14.96" in first
+    found = digits.runs(EXPERIMENT)
+    assert {run.status for run in found} == {"FINISHED"}
+    kinds = [run.tags["kind"] for run in found]
+    assert (kinds.count("cgn"), kinds.count("classifier")) == (2, 9)
+    assert {run.tags["stand_in"] for run in found} == {"true"}
+    for run in digits.runs(EXPERIMENT, kind="classifier"):
+        assert {"when", "init", "labels", "intervention", "strength", "seed", "overrides"} <= set(run.tags)
+        assert 0 <= run.final["test_accuracy"] <= 1
+        assert set(digits.load_tensors(run.run_id, "samples")) == {"generated", "mask", "images"}
 
-    found = store.search(table1_shape_im.EXPERIMENT)
-    assert {run.info.status for run in found} == {"FINISHED"}
-    level = [run.data.tags["level"] for run in found]
-    assert (level.count("group"), level.count("cgn"), level.count("case")) == (1, 2, 9)
-    for run in found:
-        assert run.data.tags["stand_in"] == "true"
-        if run.data.tags["level"] == "case":
-            assert {"when", "init", "labels", "intervention", "strength", "seed", "overrides"} <= set(run.data.tags)
-            assert 0 <= run.data.metrics["final/test_accuracy"] <= 1
-        if run.data.tags["level"] == "group":
-            with store.artifact(run.info.run_id, "table_1.csv") as path:
-                table = pd.read_csv(path)
-            assert {"protocol", "intervention", "quantity", "mean", "low", "high", "n"} <= set(table)
-
-    again = table1_shape_im.main(_config())
+    capsys.readouterr()
+    again = carry_out(plan)
     assert capsys.readouterr().out.count("skipped") == 9 + 2 + 1
-    assert len(store.search(table1_shape_im.EXPERIMENT)) == len(found)
+    assert len(digits.runs(EXPERIMENT)) == len(found)
     pd.testing.assert_frame_equal(again, results)
 
-    _check_analysis(store)
+    _check_analysis(digits)
 
 
-def _check_analysis(store: run_store.Store) -> None:
+def _check_analysis(store: Store) -> None:
     shown = View(store, dataset="digits")
     table = table1_shape_im_figures.table_1(shown)
     assert "stand-in" in table.title
@@ -312,50 +355,61 @@ def _check_analysis(store: run_store.Store) -> None:
     assert table1_shape_im_figures.verdicts(shown).cells["verdict"].str.contains("Noise, permuted labels").any()
 
 
-def test_a_case_of_a_trained_cgn_does_not_train_it_again(store: run_store.Store, offline: None) -> None:
+def test_a_modified_cgn_starts_where_it_is_told(digits: Store) -> None:
     config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
-    table1_shape_im.main(config)
-    table1_shape_im.main(replace(config, when=("both",), labels=("unpermuted",)))
-    table1_shape_im.main(replace(config, images=80))
-    cgns = [run for run in store.search(table1_shape_im.EXPERIMENT) if run.data.tags["level"] == "cgn"]
-    assert len(cgns) == 1
+    config = replace(config, init=("scratch", "pretrained"), training=config.finetune, seeds=(5,))
+    results = carry_out(table1_shape_im.plan(config))
+    assert set(results.index.get_level_values("init")) == {"scratch", "pretrained"}
+    (teacher,) = digits.runs("train_cgn_mnist")
+    weights = {"teacher": _weights(digits, teacher.run_id)}
+    for run in digits.runs(EXPERIMENT, kind="cgn"):
+        assert run.tags["intervention"] == run.params["training.intervention"] == "noise"
+        assert run.tags["perceptual"]
+        weights[run.tags["init"]] = _weights(digits, run.run_id)
+    way = {init: (weights[init] - weights["teacher"]).norm() for init in ("scratch", "pretrained")}
+    assert 0 < way["pretrained"] < way["scratch"] / 10
 
 
-def test_a_killed_training_goes_on(
-    store: run_store.Store, offline: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def _weights(store: Store, run_id: str) -> torch.Tensor:
+    cgn = load_trained(store, store.record(run_id), "digits").cgn
+    return torch.cat([parameter.flatten() for parameter in cgn.parameters()])
+
+
+def test_a_reading_of_a_trained_cgn_does_not_train_it_again(digits: Store) -> None:
+    config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
+    for changes in ({}, {"when": ("both",), "labels": ("unpermuted",)}, {"images": 80}):
+        carry_out(table1_shape_im.plan(replace(config, **changes)))
+    assert len(digits.runs(EXPERIMENT, kind="cgn")) == 1
+    assert len(digits.runs(EXPERIMENT, kind="classifier")) == 3
+
+
+def test_a_killed_training_resumes(
+    digits: Store, taught_store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
-    config = replace(config, runtime=Runtime(threads=1, checkpoint_every=1))
-    whole = table1_shape_im.main(config)
+    plan = table1_shape_im.plan(replace(config, runtime=Runtime(threads=1, checkpoint_every=1)))
+    whole = carry_out(plan, digits)
 
-    other = run_store.open_store(f"sqlite:///{tmp_path / 'other.db'}")
-    monkeypatch.setattr(run_store, "open_store", lambda: other)
+    (tmp_path / "other").mkdir()
+    shutil.copy(taught_store, tmp_path / "other" / "mlflow.db")
+    other = open_store(f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}")
     steps = []
 
-    def kill(self: interruption.Interruption) -> None:
+    def kill(self: Interruption) -> None:
         steps.append(1)
         if len(steps) == 2:
             raise Interrupted(15)
 
     with monkeypatch.context() as context:
-        context.setattr(interruption.Interruption, "check", kill)
+        context.setattr(Interruption, "check", kill)
         with pytest.raises(Interrupted):
-            table1_shape_im.main(config)
-    killed = {run.data.tags["level"]: run.info for run in other.search(table1_shape_im.EXPERIMENT)}
-    assert killed["cgn"].status == killed["group"].status == "KILLED"
-    resumed = table1_shape_im.main(config)
-    pd.testing.assert_frame_equal(resumed, whole)
-    (cgn,) = [run for run in other.search(table1_shape_im.EXPERIMENT) if run.data.tags["level"] == "cgn"]
-    assert cgn.info.run_id == killed["cgn"].run_id
-
-
-def test_the_start_is_part_of_a_cgns_identity(store: run_store.Store, offline: None) -> None:
-    config = _config(interventions=("noise",), when=("training",), labels=("permuted",), strengths=())
-    config = replace(config, init=("scratch", "pretrained"), training=config.finetune)
-    results = table1_shape_im.main(config)
-    assert set(results["init"]) == {"scratch", "pretrained"}
-    cgns = [run for run in store.search(table1_shape_im.EXPERIMENT) if run.data.tags["level"] == "cgn"]
-    assert len({run.info.run_id for run in cgns}) == 2
+            carry_out(plan, other)
+    (killed,) = other.runs(EXPERIMENT)
+    assert (killed.tags["kind"], killed.status) == ("cgn", "KILLED")
+    resumed = carry_out(plan, other)
+    pd.testing.assert_frame_equal(resumed.drop(columns="run_id"), whole.drop(columns="run_id"))
+    (cgn,) = other.runs(EXPERIMENT, kind="cgn")
+    assert cgn.run_id == killed.run_id
 
 
 @pytest.mark.parametrize(
@@ -364,45 +418,52 @@ def test_the_start_is_part_of_a_cgns_identity(store: run_store.Store, offline: N
         (("--strengths", "1.5"), "--strengths 1.5"),
         (("--images", "0"), "--images 0"),
         (("--when",), "--when names none"),
-        (("--dataset", "double_colored"), "--dataset digits"),
-        (("--runtime.device", "cuda:99"), "try cpu or auto"),
+        (("--runtime.device", "cuda:99"), "give cpu, or auto"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
-    store: run_store.Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    options: tuple[str, ...],
-    words: str,
+    refusal: Callable[..., str], options: tuple[str, ...], words: str
+) -> None:
+    assert words in refusal(table1_shape_im, "--profile", "smoke", "--dataset", "digits", *options)
+
+
+def test_where_mnist_is_missing_one_sentence_offers_the_digits(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("SKDCGN_OFFLINE", "1")
-    arguments = ["--profile", "smoke", "--dataset", "digits", *options]
-    with pytest.raises(SystemExit) as exit_:
-        cli.entry(lambda: table1_shape_im.main(cli.parse(DEFAULTS, args=arguments)))
-    assert exit_.value.code == 2
-    message = capsys.readouterr().err
-    assert words in message
-    assert "Traceback" not in message
-    assert not store.search(table1_shape_im.EXPERIMENT)  # nothing half-done is left behind
+    real_images.cache_clear()
+    with pytest.warns(UserWarning, match="from the package"):  # the teacher is our own
+        plan = table1_shape_im.plan(SMOKE)
+    with pytest.raises(InputError, match="--dataset digits"):
+        carry_out(plan)
+    (run,) = store.runs(EXPERIMENT)
+    assert run.status == "FAILED"
+    assert "--dataset digits" in run.tags["error"]
 
 
 @pytest.mark.data
 def test_real_images_are_biased_in_training_alone(data_dir: Path) -> None:
-    real = table1_shape_im_recipe.real_images("double_colored", limit=100)
+    real = real_images("double_colored", limit=100)
     assert (len(real.training), len(real.valid), len(real.test)) == (50_000, 100, 100)
     corner = real.training.pixels[:2000, :, 0, 0].float()
     labels = real.training.labels[:2000]
     spread = max(corner[labels == label].std(dim=0).max().item() for label in range(10))
-    assert spread < 10  # one background colour a label
+    assert spread < 10  # one background color a label
     assert real.valid.pixels[real.valid.labels == 1][:, :, 0, 0].float().std(dim=0).max() > 30
 
 
-def test_every_case_draws_from_its_own_seed(random_teacher: MNISTTeacher) -> None:
-    (case,) = cases(("none",), ("sampling",), (), ("permuted",))
-    first, second = (draw(random_teacher, DEFAULTS["smoke"].of(case, seed).counterfactuals) for seed in (0, 1))
-    assert not torch.equal(first.shape, second.shape)
-    noise = random_teacher.sample_noise(2, stream(0, "any"))
-    assert noise.shape == (2, 32)
+@pytest.mark.data
+def test_a_reading_of_the_authors_cgn(data_dir: Path, store: Store) -> None:
+    """Its masks are digits, and those of a class differ."""
+    config = replace(
+        SMOKE, interventions=("none",), when=("sampling",), labels=("permuted",), strengths=(), test_images=200
+    )
+    results = carry_out(table1_shape_im.plan(config))
+    (quality,) = results[["stroke_iou", "mask_sameness"]].itertuples(index=False)
+    assert quality.stroke_iou > 0.5
+    assert quality.mask_sameness < quality.stroke_iou
+    (run,) = store.runs(EXPERIMENT)
+    assert run.tags["source"] == run.tags["teacher"]
+    assert run.tags["stand_in"] == "false"
