@@ -36,8 +36,9 @@ from skdcgn.training import state_digest
 KD_DESCRIPTION = """Distillation of the ImageNet CGN's mechanisms into TinyGAN students (Sec. 4.1). Feeds
 **Figures 2 a-c, 6 and 15**. Where the tag `stand_in` is true, the teacher is the packaged miniature at 32x32."""
 
-BASELINE_DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3).
-Kind `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside it."""
+BASELINE_DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3
+and C). Kind `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside
+it."""
 
 BASELINE_SCOPE = ("seed", "teacher", "real_images")
 """Fields of the baseline's config that are no departure from its profile."""

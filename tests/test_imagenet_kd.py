@@ -1,8 +1,10 @@
 """ImageNet distillation: the script at smoke scale, its figures, class subsets, and several processes."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from test_cgn_imagenet import write_full_checkpoint
-from test_training import PROJECT, _environment
 
 from analysis import imagenet_kd as imagenet_kd_figures
 from analysis.frame import style
@@ -19,14 +20,13 @@ from experiments import imagenet_kd
 from experiments.cases_imagenet import objectives
 from skdcgn import distributed
 from skdcgn.cgn.teachers import miniature
-from skdcgn.commands import experiment
-from skdcgn.errors import InputError
 from skdcgn.measure import cost
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, compose
 from skdcgn.randomness import stream
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.store import RunRecord, Store, open_store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
@@ -167,26 +167,19 @@ def test_an_excerpt_shows_classes_from_everywhere() -> None:
         (("--profile", "smoke", "--classes", "dogs"), "cannot be read"),
         (("--profile", "smoke", "--classes", "best"), "this teacher has 10"),
         (("--profile", "smoke", "--truncation", "1.5"), "truncation"),
+        (("--profile", "smoke", "--class-embedding", "no.npy"), "no.npy is not a readable"),
     ],
 )
 def test_bad_input_is_one_sentence(
-    store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
     arguments: tuple[str, ...],
     words: str,
 ) -> None:
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["imagenet_kd.py", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        experiment.main(imagenet_kd.DEFAULTS, imagenet_kd.plan, "")
-    assert exit_.value.code == 2
-    message = capsys.readouterr().err
-    assert words in message
-    assert "Traceback" not in message
-    assert not store.runs("imagenet_kd")
+    assert words in refusal(imagenet_kd, *arguments)
 
 
 def test_counterfactuals_are_composed_by_eq_1_of_the_classes_learned(store: Store) -> None:
@@ -205,11 +198,6 @@ def test_counterfactuals_are_composed_by_eq_1_of_the_classes_learned(store: Stor
     outputs = [teacher.render(mechanism, noise[mechanism], labels[mechanism]) for mechanism in Mechanism]
     assert torch.equal(kept["teacher"], compose(*outputs))
     assert torch.equal(kept["mask_teacher"], outputs[0])
-
-
-def test_a_student_that_does_not_fit_its_class_embedding_is_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no\.npy is not a readable"):
-        imagenet_kd.plan(replace(SMOKE, class_embedding=tmp_path / "no.npy"))
 
 
 @pytest.mark.slow
@@ -324,7 +312,9 @@ with distributed.group(torch.device("cpu")):
 
 def _torchrun(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = _environment(folder) | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+    environment["OMP_NUM_THREADS"] = "1"
     return subprocess.run(
         [*launcher, *command], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=500
     )

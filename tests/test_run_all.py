@@ -213,6 +213,25 @@ def test_only_with_an_unknown_name_lists_the_known_ones(scripts: Scripts) -> Non
         Config(jobs=-1)
 
 
+def test_an_experiment_without_its_data_fails_alone(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its plan cannot be made; the process that runs it says so, as it would on its own."""
+
+    def plan(_: RunConfig) -> Plan:
+        raise InputError("the weights are not on this machine.")
+
+    entries = [scripts.add("without", "raise SystemExit(2)"), scripts.add("sound")]
+    entries[0].script.plan = plan
+    run_suite(entries, dry_run=True)
+    assert "\n  error: the weights are not on this machine.\n" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        run_suite(entries)
+    output = capfd.readouterr().out
+    assert "without: failed (exit code 2)" in output
+    assert "sound: done" in output
+
+
 def test_a_step_comes_after_those_whose_runs_it_needs(
     scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
