@@ -517,7 +517,7 @@ def test_the_tests_exit_code_is_pytests(clone: Path, tools: Path, failing: str, 
     add_program(tools, "mine")
     tested = run_all(clone, tools, "test", "-m", "slow", SKDCGN_PYTHON="mine", FAILING=failing, CODE=str(code))
     assert tested.returncode == expected
-    assert calls(tools) == ["-m ruff check .", "-m ruff format --check .", "-m pytest -m slow"]
+    assert calls(tools) == ["-m ruff check .", "-m ruff format --check .", "-m codespell_lib", "-m pytest -m slow"]
 
 
 def test_relative_folders_are_the_callers(clone: Path, tools: Path) -> None:
