@@ -91,10 +91,11 @@ def test_differences_name_field_input_and_module() -> None:
     assert now.differences(*earlier) == [
         "loss.kl was 1.0, is 0.5",
         "another teacher",
-        "skdcgn.gone changed",
+        "skdcgn.gone is not used any more",
         "skdcgn.one changed",
         "skdcgn.two changed",
     ]
+    assert Identity({}, {}, {}).differences({"seed": "0"}, {}, {}) == ["seed was 0, is not there"]
 
 
 # --- the code -------------------------------------------------------------------------------------------------------
