@@ -8,23 +8,25 @@ usage: ./run_all.sh [--profile NAME] [--dataset NAME] [--only NAME...] [--jobs N
        ./run_all.sh test [PYTEST OPTION...]
        ./run_all.sh --help
 
-Runs every experiment and executes the notebooks; prints where the report is and how to browse the runs.
-What is finished is not run again; what was interrupted is resumed by the same command.
+Runs every experiment, writes the report, and prints where it is and how to browse the runs.
+Finished runs are skipped, interrupted ones are resumed: to continue, start the same command again.
 
   --profile NAME   smoke (seconds), quick (a first look; the default), full (our best answer), paper (the published
                    setting)
-  --dataset NAME   auto (double_colored wherever what it needs is to be had, else digits; the default), double_colored,
-                   digits (needs neither network nor data: trains a teacher of its own)
-  --only NAME...   only these steps of the plan, as --dry-run names them
-  --jobs NUMBER    steps at a time, a CPU thread each, by default one for each core, 4 at most; 1 shows their output
-  --dry-run        set up, print the plan and its estimated time, train nothing
-  test             set up, run ruff and the tests
+  --dataset NAME   auto (double_colored where everything it needs is available, else digits; the default),
+                   double_colored, digits (needs neither network nor data: trains a teacher of its own)
+  --only NAME...   run these steps only, by the names that --dry-run prints
+  --jobs NUMBER    steps at a time, one CPU thread each; by default one per core, at most 4. With 1, their output
+                   appears here; otherwise it goes to log files
+  --dry-run        set up, then say for each run whether it is finished, can be resumed, or would run (again) and
+                   why, with an estimate of the time; train nothing
+  test             set up, then run the linters and the tests
 
-The first call sets up .venv in this folder: from Python 3.11 to 3.14, or else from conda, mamba or micromamba; about 7 GB
-on Linux. Environment variables:
-  SKDCGN_PYTHON     a Python that has the dependencies already: nothing is set up then
+The first call sets up .venv in this folder with Python 3.11 to 3.14, or else with conda, mamba or micromamba; it takes
+about 7 GB on Linux. Environment variables:
+  SKDCGN_PYTHON     a Python that already has the dependencies: nothing is set up then
   SKDCGN_DATA_DIR   folder with data and weights of your own (python -m skdcgn weights lists what is looked for)
-  SKDCGN_CACHE_DIR  where downloads go, by default the user's cache folder
+  SKDCGN_CACHE_DIR  where downloads go; by default the user's cache folder
   SKDCGN_OFFLINE=1  never download data or weights
 TEXT
 }
@@ -34,7 +36,7 @@ fail() {  # sentence, exit code
   exit "${2:-2}"
 }
 
-# Mistakes are told before the set-up, which takes minutes. Names after --only are checked by the plan itself.
+# Reports mistakes before the setup, which takes minutes. The suite itself checks the names after --only.
 check_usage() {
   while [ $# -gt 0 ]; do
     case $1 in
@@ -72,7 +74,7 @@ check_name() {  # option, value
     --profile=smoke | --profile=quick | --profile=full | --profile=paper) ;;
     --dataset=auto | --dataset=double_colored | --dataset=digits) ;;
     --profile=*) fail "there is no profile '$2': choose smoke, quick, full or paper." ;;
-    *) fail "there is no data set '$2': choose auto, double_colored or digits." ;;
+    *) fail "there is no dataset '$2': choose auto, double_colored or digits." ;;
   esac
 }
 
@@ -96,18 +98,18 @@ first_python() {
 create_environment() {
   local base
   if base=$(first_python); then
-    printf 'set-up: creating .venv with %s\n' "$base"
+    printf 'setup: creating .venv with %s\n' "$base"
     "$base" -m venv --clear .venv
   elif base=$(command -v mamba || command -v conda || command -v micromamba); then
-    printf 'set-up: creating .venv with %s, as there is no Python 3.11 to 3.14 here\n' "$base"
+    printf 'setup: creating .venv with %s, because no Python 3.11 to 3.14 was found\n' "$base"
     "$base" create --yes --prefix "$root/.venv" --channel conda-forge python=3.11 pip
   else
-    fail "there is no Python 3.11 to 3.14 with its venv module here, and no conda: install Python 3.11 (python.org; on \
-Debian and Ubuntu the package python3-venv too) or Miniforge, or name a Python that has the dependencies in SKDCGN_PYTHON."
+    fail "no Python 3.11 to 3.14 with its venv module was found, and no conda: install Python 3.11 (python.org; on Debian \
+and Ubuntu also the package python3-venv) or Miniforge, or set SKDCGN_PYTHON to a Python that has the dependencies."
   fi
 }
 
-# An environment is complete only when its stamp says what was installed, and from where (a moved clone is installed anew).
+# An environment is complete only when its stamp says what was installed, and from where (a moved clone is reinstalled).
 stamp_content() {
   printf '%s\n' "$root"
   cat pyproject.toml
@@ -117,9 +119,9 @@ set_up() {  # sets $python
   if [ -n "${SKDCGN_PYTHON:-}" ]; then
     python=$SKDCGN_PYTHON
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 ||
-      fail "SKDCGN_PYTHON is $SKDCGN_PYTHON, which is no Python 3.11 or later: correct it, or unset it for a set-up in .venv."
+      fail "SKDCGN_PYTHON is $SKDCGN_PYTHON, which is not Python 3.11 or later: correct it, or unset it to set up .venv."
     "$python" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' torch mlflow tyro ||
-      fail "SKDCGN_PYTHON is $SKDCGN_PYTHON, which lacks dependencies: run '$SKDCGN_PYTHON -m pip install -e .[dev]' in $root, or unset it for a set-up in .venv."
+      fail "SKDCGN_PYTHON is $SKDCGN_PYTHON, which lacks dependencies: run '$SKDCGN_PYTHON -m pip install -e .[dev]' in $root, or unset it to set up .venv."
     return
   fi
   python=$root/.venv/bin/python
@@ -129,16 +131,16 @@ set_up() {  # sets $python
   fi
   "$python" -c "import pip; $suitable" >/dev/null 2>&1 || create_environment
   rm -f "$stamp"
-  printf 'set-up: installing the dependencies, a few minutes\n'
+  printf 'setup: installing the dependencies; this takes a few minutes\n'
   "$python" -m pip install --disable-pip-version-check -e ".[dev]" ||
-    fail "the dependencies could not be installed (pip's reason is above): mend it and call again, or name a Python that has them in SKDCGN_PYTHON." 1
+    fail "the dependencies could not be installed (pip's reason is above): fix that and start again, or set SKDCGN_PYTHON to a Python that has them." 1
   stamp_content >"$stamp.part"
   mv "$stamp.part" "$stamp"
 }
 
-run_tests() {  # pytest's options; exits with pytest's code, or with ruff's where the tests pass
+run_tests() {  # pytest options; exits with pytest's code, or with the linters' if the tests pass
   local style=0 tests=0
-  { "$python" -m ruff check . && "$python" -m ruff format --check .; } || style=$?
+  { "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m codespell_lib; } || style=$?
   "$python" -m pytest "$@" || tests=$?
   [ "$tests" -eq 0 ] || exit "$tests"
   exit "$style"
@@ -146,7 +148,7 @@ run_tests() {  # pytest's options; exits with pytest's code, or with ruff's wher
 
 [ "${1:-}" = test ] || check_usage "$@"
 
-# Paths of the caller's are relative to the caller's folder.
+# The caller's paths are relative to the caller's folder.
 for name in SKDCGN_PYTHON SKDCGN_DATA_DIR SKDCGN_CACHE_DIR; do
   value=${!name:-}
   [ "$name" = SKDCGN_PYTHON ] && [ -n "$value" ] && value=$(command -v "$value" || printf '%s' "$value")

@@ -294,7 +294,7 @@ _FRESH_SEEDS = Plot(
 
 
 def best_trials_table(view: View, experiment: str, count: int = 5) -> Listing:
-    """Return the best trials of a search beside the first one, which has the paper's values, and what it comes to."""
+    """Return the best trials of a search beside the first one, with the paper's values; the note is the verdict."""
     found, title = find(view, experiment), f"Best trials of {experiment}, and the first, which has the paper's values"
     if found is None:
         return Listing(title, pd.DataFrame(), (f"No finished study of {experiment} in the store.",))

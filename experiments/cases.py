@@ -12,12 +12,12 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig, make_baseline, make_cgn
 from skdcgn.recipes.composed import ComposedConfig, make_skdcgn
 from skdcgn.recipes.ood_robustness import GANRunConfig, Images, RobustnessConfig, make_gan
+from skdcgn.recipes.sources import TeacherConfig, teacher_tags
 from skdcgn.recipes.students import StudentConfig, make_student
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher, teacher_tags
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Make
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import PUBLISHED_MNIST
+from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding
 
 KD_DESCRIPTION = """Distillation of an MNIST CGN's mechanisms into TinyGAN students (Sec. 4.3).
 `heldout/*` and `final/*` are measured on noise that no training saw. Feeds **Figure 7 a-c**, Figure 11 and the MNIST
@@ -43,7 +43,7 @@ def teacher_of(config: TeacherConfig, profile: Profile, runtime: Runtime) -> Tea
         trained = cgn_case(replace(CGNS[profile], dataset="digits", runtime=runtime))
         tags = {"teacher": "our CGN on digits", "teacher_sha256": trained.identity.digest, "stand_in": True}
         return Teacher(config, tags, {}, {"teacher": trained})
-    teacher = load_teacher(config)
+    teacher = config.load()
     return Teacher(config, teacher_tags(teacher), {"teacher": teacher.sha256}, {})
 
 
@@ -98,11 +98,17 @@ def student_case(
         kind: of the case's config.
         make: the function that makes the run.
         changes: fields of the case's config that differ from the script's, or that the script does not have.
+
+    Raises:
+        InputError: the class embedding is none, or does not fit the student.
     """
     shared = {each.name for each in fields(kind)} & {each.name for each in fields(config)} - {"teacher", "mechanism"}
     given = {name: getattr(config, name) for name in shared} | changes
     own = kind(teacher=teacher.config, mechanism=mechanism.value, seed=seed, **given)
-    inputs = {**teacher.inputs, **({"class_embedding": sha256(own.class_embedding)} if own.class_embedding else {})}
+    inputs = dict(teacher.inputs)
+    if own.class_embedding is not None:
+        load_class_embedding(own.class_embedding, own.student)  # a wrong file is to be told before anything runs
+        inputs["class_embedding"] = sha256(own.class_embedding)
     common = {"kind": "student", "profile": config.profile, "dataset": config.dataset, "source": "skdcgn"}
     return Case(
         experiment,

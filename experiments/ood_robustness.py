@@ -25,7 +25,7 @@ from skdcgn.recipes.ood_robustness import (
     RobustnessConfig,
     make_classifier,
 )
-from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
@@ -66,7 +66,7 @@ def plan(config: RobustnessConfig) -> Plan:
     common = {"profile": config.profile, "overrides": changed, "paper": "Sec. 1"}
     cases = []
     for dataset, source, (position, seed) in product(config.datasets, config.sources, enumerate(config.seeds)):
-        teacher = teacher_of(TeacherConfig(dataset), config.students, config.runtime)
+        teacher = teacher_of(MNISTTeacherConfig(dataset), config.students, config.runtime)
         distilled = source in ("cgn", "skdcgn", "skdcgn_published")
         tags = teacher.tags if distilled else {"teacher": "none", "teacher_sha256": "none", "stand_in": False}
         generator = generator_case(config, dataset, source, config.generator_seed(source, position), common)

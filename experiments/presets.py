@@ -14,7 +14,7 @@ from skdcgn.cli import Profile
 from skdcgn.data.mnist import Dataset
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig
-from skdcgn.recipes.teachers import TeacherConfig
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.search import SearchConfig
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
@@ -55,9 +55,9 @@ class StudentsConfig:
         return list(Mechanism) if self.mechanism == "all" else [Mechanism(self.mechanism)]
 
     @property
-    def teacher_config(self) -> TeacherConfig:
+    def teacher_config(self) -> MNISTTeacherConfig:
         """The teacher."""
-        return TeacherConfig(self.dataset, self.teacher)
+        return MNISTTeacherConfig(self.dataset, self.teacher)
 
 
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.

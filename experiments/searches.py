@@ -7,9 +7,9 @@ from dataclasses import fields
 from experiments.cases import teacher_of
 from experiments.presets import SweepConfig
 from skdcgn.mechanisms import Mechanism
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.students import StudentConfig
 from skdcgn.recipes.sweep import DistillationSearch, make_trial
-from skdcgn.recipes.teachers import TeacherConfig
 from skdcgn.runs.identity import identify, overrides
 from skdcgn.runs.search import Definition, Direction, Params, Space
 
@@ -42,7 +42,7 @@ def search_of(
         InputError: the teacher's weights are not available, the study cannot have its name, or the confirmation has no
             fresh seeds.
     """
-    teacher = teacher_of(TeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
+    teacher = teacher_of(MNISTTeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
     shared = {each.name for each in fields(StudentConfig)} & {each.name for each in fields(config)} - {"teacher"}
     given = {name: getattr(config, name) for name in shared}
     setting = StudentConfig(teacher=teacher.config, frechet=False, **given)

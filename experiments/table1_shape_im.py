@@ -18,8 +18,8 @@ from experiments.presets import PROFILES
 from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.table1_shape_im import CGN, ShapeStudyConfig, make_modified_cgn, make_reading
-from skdcgn.recipes.teachers import TeacherConfig
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
@@ -74,7 +74,7 @@ DEFAULTS = {
 
 def plan(config: ShapeStudyConfig) -> Plan:
     """Return a case for each reading and seed; those of a CGN that is trained here need its case."""
-    teacher = teacher_of(TeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
+    teacher = teacher_of(MNISTTeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
     scope = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
     changed = overrides(config, DEFAULTS[config.profile], scope)
     paper = {"overrides": changed, "paper": "Sec. 4.5, Table 1"}

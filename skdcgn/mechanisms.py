@@ -241,7 +241,7 @@ def render_composed(
         output = fit_resolution(source.render(mechanism, z, y).to(z.device), resolution or source.resolution)
         if shifts is not None and mechanism in shifts:
             output = shift_patches(output, shifts[mechanism])
-        outputs[mechanism] = output.repeat_interleave(count // len(y), dim=0)
+        outputs[mechanism] = output if len(y) == count else output.repeat_interleave(count // len(y), dim=0)
     mask = intervene(outputs[Mechanism.SHAPE], intervention, generator, strength)
     texture, background = outputs[Mechanism.TEXTURE], outputs[Mechanism.BACKGROUND]
     labels = {mechanism: y.repeat_interleave(count // len(y)) for mechanism, y in labels.items()}

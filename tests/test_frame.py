@@ -45,7 +45,8 @@ def student(name: str, seed: int, mechanism: str = "shape", steps: int = 12, **c
     """A run of a student, with the seed and the mechanism as its metric."""
     tags = {"kind": "student", "profile": "quick", "dataset": "double_colored", "mechanism": mechanism, "seed": seed}
     tags |= {"teacher": "a teacher", "teacher_sha256": "abc", "stand_in": False, "hardware": "a machine"}
-    params = {"distill.steps": steps, "distill.texture_steps": "None", "seed": seed, **changes.pop("params", {})}
+    params = {"distill.steps": steps, "distill.texture_steps": "None", "seed": seed, "training.seed": seed}
+    params |= {"teacher.dataset": name, "runtime.device": name, **changes.pop("params", {})}
     run = {"experiment": "mnist_kd", "name": name, "params": params, "metrics": {"final/iou": 0.8 + seed / 10}}
     return run | changes | {"tags": tags | changes.get("tags", {})}
 

@@ -5,22 +5,28 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any
 
 import pytest
+from trivial import Config as RunConfig
+from trivial import carry_out_one, case
 
-from experiments import __main__ as suite
+from experiments import __main__ as program
+from skdcgn.commands import suite
+from skdcgn.commands.suite import Config, Datasets, Entry
 from skdcgn.errors import InputError, Interrupted
-from skdcgn.runs import store as run_store
+from skdcgn.runs import steps
+from skdcgn.runs.lifecycle import Case, Plan
 from skdcgn.runs.loop import Interruption
+from skdcgn.runs.steps import Step, run_steps, total_seconds
+from skdcgn.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
-DIGITS = suite.Datasets("digits", "digits", "because")
-ESTIMATES = dict.fromkeys(get_args(suite.Profile), suite.Estimate(1, 2.0))
 
 FAKE_PYTHON = """#!/bin/sh
 # Stands for a Python: notes how it is called; makes a virtual environment whose Python is a copy of itself.
@@ -33,86 +39,230 @@ case "$*" in *"${FAILING:-nothing}"*) exit "${CODE:-1}" ;; esac
 """
 
 
-class FolderStore:
-    """Stands for the run store: a file for each finished run, in a folder for each experiment."""
-
-    uri = "http://tracking.example:5000"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def search(self, experiment: str, _filter_string: str) -> list[SimpleNamespace]:
-        return [
-            SimpleNamespace(info=SimpleNamespace(run_id=path.name)) for path in (self.folder / experiment).glob("*")
-        ]
+# --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def entry(name: str, *arguments: str, after: tuple[str, ...] = ()) -> suite.Entry:
-    return suite.Entry(name, arguments, ESTIMATES, after)
-
-
-def script(folder: Path, name: str, body: str) -> str:
-    path = folder / f"{name}.py"
-    path.write_text(body)
-    return str(path)
-
-
-# --- the plan -----------------------------------------------------------------------------------------------------
-
-
-def test_every_script_is_in_the_plan() -> None:
-    scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__", "__main__"}
-    scripts -= {"fit_miniature"}  # makes a file of the package, once
-    assert {step.name for step in suite.PLAN} - {"report"} == scripts
-
-
-@pytest.mark.parametrize("profile", get_args(suite.Profile))
-def test_the_plan_names_real_commands(profile: suite.Profile) -> None:
-    for step in suite.PLAN:
-        target = step.command(profile, DIGITS)
-        path = target[1].replace(".", "/") + ".py" if target[0] == "-m" else target[0]
-        assert (ROOT / path).exists()
-        assert Path(path).stem == step.name or step.name == "report"
-        assert step.estimates[profile].minutes > 0
-    assert suite.PLAN[-1].name == "report"
-
-
-def test_steps_come_after_what_they_use() -> None:
-    seen = set()
-    for step in suite.PLAN:
-        assert set(step.after) <= seen
-        seen.add(step.name)
-    assert set(suite.PLAN[-1].after) == seen - {"report"}
+def step(name: str, body: str = "", after: tuple[str, ...] = (), seconds: float = 120.0) -> Step:
+    """Return a step that runs a few lines of Python."""
+    return Step(name, (sys.executable, "-c", body), frozenset(after), seconds)
 
 
 def test_duration_of_steps_side_by_side() -> None:
-    first, second, third = entry("a"), entry("b"), entry("c", after=("a",))  # two minutes each
-    assert suite.duration([first, second, third], "quick", 1) == 6
-    assert suite.duration([first, second, third], "quick", 2) == 4
-    assert suite.duration([first, second], "quick", 2) == 2
-    assert suite.duration([third], "quick", 2) == 2
-    fourth = entry("d")
-    assert suite.duration([first, third, second, fourth], "quick", 2) == 4  # while the third waits, others run
+    first, second, third = step("a"), step("b"), step("c", after=("a",))  # two minutes each
+    assert total_seconds([], 2) == 0
+    assert total_seconds([first, second, third], 1) == 360
+    assert total_seconds([first, second, third], 2) == 240
+    assert total_seconds([first, second], 2) == 120
+    assert total_seconds([third], 2) == 120  # what it comes after is not in the plan
+    assert total_seconds([first, third, second, step("d")], 2) == 240  # while the third waits, others run
+    assert total_seconds([step("short", seconds=1), step("short too", seconds=1), step("long", seconds=10)], 2) == 10
+
+
+def test_steps_that_fail_do_not_stop_the_others() -> None:
+    broken, killed = step("broken", "raise SystemExit(3)"), step("killed", "import os; os.kill(os.getpid(), 9)")
+    results = run_steps([broken, killed, step("sound", after=("broken",))], 1, Interruption())
+    assert {result.name: (result.status, result.failed) for result in results} == {
+        "broken": ("failed (exit code 3)", True),
+        "killed": ("failed (exit code 137)", True),
+        "sound": ("done", False),
+    }
+    assert all(result.seconds > 0 for result in results)
+
+
+MEETING = """
+import pathlib, sys, time
+folder, me, other = pathlib.Path({folder!r}), {me!r}, {other!r}
+(folder / me).touch()
+for _ in range(400):
+    if (folder / other).exists():
+        break
+    time.sleep(0.05)
+else:
+    sys.exit(4)
+time.sleep(0.3)
+(folder / f"{{me}} ended").touch()
+print("met", other)
+"""
+"""A step that ends well only if another one runs at the same time."""
+
+
+def test_steps_run_side_by_side_and_after_what_they_use(tmp_path: Path) -> None:
+    one, two = (
+        step(me, MEETING.format(folder=str(tmp_path), me=me, other=other))
+        for me, other in (("one", "two"), ("two", "one"))
+    )
+    late = f"""
+import pathlib, sys
+assert pathlib.Path({str(tmp_path / "one ended")!r}).exists()
+print("x")
+sys.exit(5)
+"""
+    started: list[str] = []
+    plan = [one, step("three", late, after=("one", "no step of this plan")), two]
+    logs = tmp_path / "logs"
+    results = run_steps(plan, 2, Interruption(), logs, lambda step, log: started.append(step.name))
+    assert {result.name: result.status for result in results} == {
+        "one": "done",
+        "two": "done",
+        "three": "failed (exit code 5)",
+    }
+    assert started[2] == "three"
+    assert (logs / "one.log").read_text() == "met two\n"
+    assert (logs / "three.log").read_text() == "x\n"
+    assert {result.name: result.log for result in results}["two"] == logs / "two.log"
+
+
+def test_the_longest_step_starts_first() -> None:
+    started: list[str] = []
+    run_steps(
+        [step("short", seconds=1), step("long", seconds=9), step("middle", seconds=5)],
+        1,
+        Interruption(),
+        started=lambda step, log: started.append(step.name),
+    )
+    assert started == ["long", "middle", "short"]
+
+
+STOPPING = """
+import pathlib, signal, time
+def stop(signum, frame):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second signal would lose the checkpoint
+    time.sleep(0.5)
+    pathlib.Path({checkpoint!r}).touch()
+    raise SystemExit(130)
+signal.signal(signal.SIGINT, stop)
+pathlib.Path({started!r}).touch()
+time.sleep(60)
+"""
+"""An experiment that writes a checkpoint when it is interrupted."""
+
+
+def press_ctrl_c_when(started: Path) -> None:
+    def press() -> None:
+        while not started.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+
+
+def test_an_interruption_lets_running_steps_end_and_starts_no_other(tmp_path: Path) -> None:
+    started, checkpoint = tmp_path / "started", tmp_path / "checkpoint"
+    training = STOPPING.format(started=str(started), checkpoint=str(checkpoint))
+    press_ctrl_c_when(started)
+    with Interruption() as interruption:
+        results = run_steps([step("first", training, seconds=200), step("second")], 1, interruption)
+    assert checkpoint.exists()
+    assert [(result.name, result.status) for result in results] == [("first", "interrupted"), ("second", "not run")]
+    assert interruption.signum == signal.SIGINT
+
+
+# --- the suite ------------------------------------------------------------------------------------------------------
+
+
+class Scripts:
+    """Stands for the clone: experiments of a few lines each, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "experiments").mkdir()
+
+    def add(self, name: str, body: str = "", cases: tuple[Case, ...] = (), **parts: Any) -> Entry:
+        """Write a script, and return its entry: its cases make their runs elsewhere, in other words never."""
+        (self.folder / "experiments" / f"{name}.py").write_text(body)
+        planned = cases or (Case(name, "run", RunConfig(), case().make, {"seed": 0}, seconds=120.0),)
+        defaults = dict.fromkeys(("smoke", "quick", "full", "paper"), RunConfig())
+        return Entry(name, SimpleNamespace(DEFAULTS=defaults, plan=lambda config: Plan(planned, ("seed",))), **parts)
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripts:
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    monkeypatch.setattr(steps, "PROJECT", folder)
+    return Scripts(folder)
+
+
+def run_suite(entries: list[Entry], **config: Any) -> None:
+    """Run a suite without its report."""
+    suite.run(
+        entries, Config(**{"dataset": "digits", "jobs": 1, "only": tuple(each.name for each in entries), **config})
+    )
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    scripts: Scripts, tmp_path: Path, store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    touching = script(tmp_path, "touching", f"open({str(tmp_path / 'ran')!r}, 'w')")
-    monkeypatch.setattr(suite, "PLAN", (entry("one", touching, "--profile", "{profile}"), entry("two", touching)))
-    suite.main(suite.Config(profile="full", dataset="digits", jobs=1, dry_run=True))
+    touching = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    done = carry_out_one(store, case(seconds=600.0))
+    entries = [scripts.add("one", touching), scripts.add("two", touching, (case(), case("new", RunConfig(weight=3.0))))]
+    run_suite(entries, profile="full", dry_run=True, only=())
     output = capfd.readouterr().out
-    assert re.search(r"data: digits", output)
-    assert re.search(r"2 steps at --profile full, about 4 min", output)
-    assert re.search(r"\[1/2\] one +1 run +about 2 min +python \S+touching.py --profile full", output)
+    assert "data: digits, as --dataset says" in output
+    assert "plan: 3 steps at --profile full, about 3 min on CPU" in output
+    assert "\none: about 2 min, python experiments/one.py --profile full\n  one: run: to run\n" in output
+    assert f"  trivial: run: finished (run {done.run_id[:8]})\n  trivial: new: to run\n" in output
+    assert "\nreport: about 1 min, python -m analysis.report.render\n" in output
     assert not (tmp_path / "ran").exists()
 
 
-def test_only_with_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"'table_9'.*mnist_kd, .*report"):
-        suite.select(["mnist_kd", "table_9"])
+def test_only_with_an_unknown_name_lists_the_known_ones(scripts: Scripts) -> None:
+    with pytest.raises(InputError, match=r"'table_9': --only takes one, two, report\."):
+        run_suite([scripts.add("one"), scripts.add("two")], only=("one", "table_9"))
     with pytest.raises(InputError, match="--jobs -1"):
-        suite.Config(jobs=-1)
+        Config(jobs=-1)
+
+
+def test_an_experiment_without_its_data_fails_alone(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its plan cannot be made; the process that runs it says so, as it would on its own."""
+
+    def plan(_: RunConfig) -> Plan:
+        raise InputError("the weights are not on this machine.")
+
+    entries = [scripts.add("without", "raise SystemExit(2)"), scripts.add("sound")]
+    entries[0].script.plan = plan
+    run_suite(entries, dry_run=True)
+    assert "\n  error: the weights are not on this machine.\n" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        run_suite(entries)
+    output = capfd.readouterr().out
+    assert "without: failed (exit code 2)" in output
+    assert "sound: done" in output
+
+
+def test_a_step_comes_after_those_whose_runs_it_needs(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would wait for one that needs longer, were it not first in the list."""
+    teacher = Case("teachers", "run", RunConfig(), case().make, {"seed": 0})
+    student = Case("students", "run", RunConfig(), case().make, {"seed": 0}, {"teacher": teacher}, seconds=900.0)
+    entries = [scripts.add("students", cases=(student,)), scripts.add("teachers", cases=(teacher,))]
+    run_suite(entries)
+    output = capfd.readouterr().out
+    assert output.index("teachers: done") < output.index("[1/2] students ... about 15 min")
+
+
+def test_data_sets_are_chosen_by_what_an_experiment_needs(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "choose_datasets", lambda _: Datasets("double_colored", "digits", "because"))
+    configs: list[RunConfig] = []
+    entries = [
+        scripts.add("teacher_only", flag="--name"),
+        scripts.add("real_images", flag="--name", real=True),
+        scripts.add("another"),
+    ]
+    for entry in entries:
+        plan = entry.script.plan
+        entry.script.plan = lambda config, plan=plan: configs.append(config) or plan(config)
+    run_suite(entries, dry_run=True, dataset="auto")
+    output = capfd.readouterr().out
+    assert "python experiments/teacher_only.py --profile quick --name double_colored\n" in output
+    assert "python experiments/real_images.py --profile quick --name digits\n" in output
+    assert "python experiments/another.py --profile quick\n" in output
+    assert [config.name for config in configs] == ["double_colored", "digits", None]
 
 
 def test_the_package_and_the_digits_serve_where_nothing_is_to_be_had(
@@ -139,115 +289,90 @@ def test_the_real_teacher_is_taken_where_it_is(data_dir: Path) -> None:
     assert str(data_dir) in reason
 
 
-# --- running it ---------------------------------------------------------------------------------------------------
-
-
 def test_a_failing_experiment_does_not_hide_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: run_store.Store, capfd: pytest.CaptureFixture[str]
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    plan = (
-        entry("broken", script(tmp_path, "broken", "raise SystemExit(3)")),
-        entry("killed", script(tmp_path, "killed", "import os; os.kill(os.getpid(), 9)")),
-        entry("sound", script(tmp_path, "sound", "print('the third one speaks')")),
-    )
-    monkeypatch.setattr(suite, "PLAN", plan)
+    entries = [
+        scripts.add("broken", "raise SystemExit(3)"),
+        scripts.add("sound", "import sys; print(*sys.argv[1:], 'speaks')"),
+    ]
     with pytest.raises(SystemExit) as exit_:
-        suite.main(suite.Config(dataset="digits", jobs=1))
+        run_suite(entries)
     assert exit_.value.code == 1
     output = capfd.readouterr().out
-    assert re.search(r"\[1/3\] broken \.\.\. about 2 min\n", output)
+    assert "plan: 2 steps at --profile quick, about 4 min on CPU" in output
+    assert re.search(r"\[1/2\] broken \.\.\. about 2 min\n", output)
+    assert "--profile quick speaks" in output
     assert re.search(r"broken +\d\d:\d\d +failed \(exit code 3\)", output)
-    assert re.search(r"killed +\d\d:\d\d +failed \(exit code 137\)", output)
-    assert "the third one speaks" in output
     assert re.search(r"sound +\d\d:\d\d +done", output)
     assert f"ui --backend-store-uri {store.uri} --workers 1" in output
 
 
-def test_steps_run_side_by_side_and_after_what_they_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: run_store.Store, capfd: pytest.CaptureFixture[str]
+def test_steps_side_by_side_write_to_logs_and_a_failed_one_shows_its_end(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`one` and `two` end only if both run at the same time; `three` fails if it starts before `one` has ended."""
-    meeting = """
-import pathlib, sys, time
-folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-(folder / me).touch()
-for _ in range(200):
-    if (folder / other).exists():
-        break
-    time.sleep(0.05)
-else:
-    sys.exit(4)
-time.sleep(0.3)
-(folder / f"{me} ended").touch()
-print("met", other)
-"""
-    path = script(tmp_path, "meeting", meeting)
-    late = f"""
-import pathlib, sys
-assert pathlib.Path({str(tmp_path / "one ended")!r}).exists()
-print("x")
-sys.exit(5)
-"""
-    plan = (
-        entry("one", path, str(tmp_path), "one", "two"),
-        entry("three", script(tmp_path, "late", late), after=("one",)),
-        entry("two", path, str(tmp_path), "two", "one"),
-    )
-    monkeypatch.setattr(suite, "PLAN", plan)
+    entries = [scripts.add("sound", "print('works')"), scripts.add("broken", "print('a\\nb'); raise SystemExit(5)")]
     with pytest.raises(SystemExit):
-        suite.main(suite.Config(dataset="digits", jobs=2))
+        run_suite(entries, jobs=2)
     output = capfd.readouterr().out
-    assert "3 steps at --profile quick, 2 at a time, about 4 min" in output
-    assert re.search(r"one: done", output)
-    assert re.search(r"two: done", output)
-    assert re.search(r"three: failed \(exit code 5\), \d\d:\d\d\n +\| x\n", output)
-    assert "met two" not in output
-    assert (store.folder / "logs" / "one.log").read_text() == "met two\n"
+    log = store.folder / "logs" / "sound.log"
+    assert "2 steps at --profile quick, 2 at a time, about 2 min" in output
+    assert f"[1/2] sound ... about 2 min (log: {log})" in output
+    assert re.search(r"broken: failed \(exit code 5\), \d\d:\d\d\n +\| a\n +\| b\n", output)
+    assert "works" not in output
+    assert log.read_text() == "works\n"
 
 
-def test_a_second_call_says_that_all_was_finished(tmp_path: Path) -> None:
-    runs = FolderStore(tmp_path / "runs")
-    training = script(
-        tmp_path, "training", f"import pathlib; pathlib.Path({str(runs.folder / 'kd' / 'run 1')!r}).touch()"
-    )
-    (runs.folder / "kd").mkdir(parents=True)
-    step = entry("kd", training)
-    results = [suite.run([step], suite.Config(jobs=1), DIGITS, runs, Interruption()) for _ in range(2)]
-    assert [result.status for (result,) in results] == ["done", "finished before, skipped"]
+def test_the_report_comes_last_and_can_come_alone(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = scripts.folder / "analysis" / "report"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "render.py").write_text("print('a report')")
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it names the real clone
+    quick = scripts.add("short", "print('short')", (case(seconds=1.0),))
+    run_suite([quick], only=())
+    output = capfd.readouterr().out
+    assert output.index("short: done") < output.index("[2/2] report") < output.index("a report")
+    run_suite([quick], only=("report",))
+    output = capfd.readouterr().out
+    assert "plan: 1 step at" in output
+    assert "short" not in output
 
 
 def test_an_interruption_ends_the_experiment_cleanly_and_the_suite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    scripts: Scripts, tmp_path: Path, store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_store, "open_store", lambda: FolderStore(tmp_path / "runs"))
     started, checkpoint = tmp_path / "started", tmp_path / "checkpoint"
-    training = f"""
-import pathlib, signal, time
-def stop(signum, frame):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second signal would lose the checkpoint
-    time.sleep(0.5)
-    pathlib.Path({str(checkpoint)!r}).touch()
-    raise SystemExit(130)
-signal.signal(signal.SIGINT, stop)
-pathlib.Path({str(started)!r}).touch()
-time.sleep(60)
-"""
-    plan = (entry("first", script(tmp_path, "first", training)), entry("second", script(tmp_path, "second", "")))
-    monkeypatch.setattr(suite, "PLAN", plan)
-
-    def press_ctrl_c() -> None:
-        while not started.exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=press_ctrl_c, daemon=True).start()
+    training = STOPPING.format(started=str(started), checkpoint=str(checkpoint))
+    entries = [scripts.add("first", training), scripts.add("second")]
+    press_ctrl_c_when(started)
     with pytest.raises(Interrupted) as interrupted:
-        suite.main(suite.Config(dataset="digits", jobs=1))
+        run_suite(entries)
     assert interrupted.value.signum == signal.SIGINT  # cli.entry makes it exit code 130
     assert checkpoint.exists()
     output = capfd.readouterr().out
     assert re.search(r"first +\d\d:\d\d +interrupted", output)
     assert re.search(r"second +not run", output)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "quick"])
+def test_the_whole_suite_has_a_plan_where_nothing_is_to_be_had(
+    profile: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
+    suite.run(program.entries(), Config(profile=profile, dry_run=True))
+    output = capfd.readouterr().out
+    for entry in program.entries():
+        assert re.search(rf"\n{entry.name}: .*, python experiments/{entry.name}.py --profile {profile}", output)
+        assert (ROOT / "experiments" / f"{entry.name}.py").exists()
+    assert "to run again" not in output
+    assert output.rindex("\nreport: ") > output.index("\nmnist_kd: ")
+    assert len(store.experiments()) == 1
 
 
 # --- run_all.sh ---------------------------------------------------------------------------------------------------
@@ -392,7 +517,7 @@ def test_the_tests_exit_code_is_pytests(clone: Path, tools: Path, failing: str, 
     add_program(tools, "mine")
     tested = run_all(clone, tools, "test", "-m", "slow", SKDCGN_PYTHON="mine", FAILING=failing, CODE=str(code))
     assert tested.returncode == expected
-    assert calls(tools) == ["-m ruff check .", "-m ruff format --check .", "-m pytest -m slow"]
+    assert calls(tools) == ["-m ruff check .", "-m ruff format --check .", "-m codespell_lib", "-m pytest -m slow"]
 
 
 def test_relative_folders_are_the_callers(clone: Path, tools: Path) -> None:

@@ -1,34 +1,33 @@
-"""The training loop: killed and continued runs, divergence, signals."""
+"""The training loop: killed and resumed runs, divergence, signals."""
 
+import contextlib
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from trivial import Config, Work, carry_out_one
 
+from experiments import mnist_kd
+from skdcgn import cli
 from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.errors import Interrupted
 from skdcgn.randomness import seeded
-from skdcgn.runs import run as run_module
-from skdcgn.runs import store as run_store
-from skdcgn.runs.loop import Diverged, evaluation_steps, train
-from skdcgn.runtime import Runtime
-
-PROJECT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Config:
-    runtime: Runtime = field(default_factory=lambda: Runtime(checkpoint_every=3, log_every=1))
+from skdcgn.recipes.students import load_student
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.loop import Diverged, Interruption, evaluation_steps, train
+from skdcgn.runs.provenance import PROJECT
+from skdcgn.runs.run import Run
+from skdcgn.runs.store import RunRecord, Store, open_store
 
 
 class Counter:
@@ -52,100 +51,131 @@ class Counter:
         self.step = state["step"]
 
 
-def _train(store: run_store.Store, trainer: Counter, evaluated: list[int]) -> run_module.Run:
-    config = Config()
-    with store.start("test", config, "run") as run:
-        train(trainer, run, config.runtime, evaluated.append, evaluation_steps(trainer.steps, 2), "test")
-    return run
+@pytest.fixture
+def training(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRecord]:
+    """Train a trainer as a run, a checkpoint every third step; the steps that are evaluated go to a list."""
+
+    def start(trainer: Counter, evaluated: list[int]) -> RunRecord:
+        def do(run: Run, config: Config, _: object) -> None:
+            train(trainer, run, config.runtime, evaluated.append, evaluation_steps(trainer.steps, 2), "test")
+
+        monkeypatch.setattr(Work, "do", do)
+        return carry_out_one(store)
+
+    return start
 
 
 def test_evaluation_steps_are_even_and_end_with_the_last() -> None:
     assert evaluation_steps(10, 2) == {5, 10}
     assert evaluation_steps(7, 3) == {2, 5, 7}
+    assert evaluation_steps(100, (0.0, 0.1, 1.0)) == {1, 10, 100}
 
 
-def test_losses_evaluations_and_checkpoint(store: run_store.Store) -> None:
+def test_losses_evaluations_and_checkpoint(store: Store, training: Callable[..., RunRecord]) -> None:
     evaluated: list[int] = []
-    run = _train(store, Counter(10), evaluated)
+    run = training(Counter(10), evaluated)
     assert evaluated == [5, 10]
-    assert [metric.value for metric in store.client.get_metric_history(run.run_id, "loss/count")] == list(range(1, 11))
+    assert store.history(run.run_id, "loss/count") == [(step, step) for step in range(1, 11)]
     assert run.metrics["cost/train_seconds"] > 0
-    assert not run.checkpoint.exists()  # of no use once the run has finished
+    assert not list((store.folder / "checkpoints").iterdir())  # of no use once the run has finished
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_divergence_fails_the_run_and_names_step_and_loss(store: run_store.Store, value: float) -> None:
+def test_divergence_fails_the_run_and_names_step_and_loss(
+    store: Store, training: Callable[..., RunRecord], value: float
+) -> None:
     with pytest.raises(Diverged, match=f"loss 'count' is {value} at step 4"):
-        _train(store, Counter(10, at=4, misbehave=lambda: value), [])
-    (run,) = store.search("test")
-    assert run.info.status == "FAILED"
-    assert "step 4" in run.data.tags["error"]
+        training(Counter(10, at=4, misbehave=lambda: value), [])
+    (run,) = store.runs("trivial")
+    assert run.status == "FAILED"
+    assert "step 4" in run.tags["error"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_cleanly_and_the_next_start_goes_on(store: run_store.Store, signum: signal.Signals) -> None:
+def test_signal_ends_cleanly_and_the_next_start_resumes(
+    store: Store, training: Callable[..., RunRecord], signum: signal.Signals
+) -> None:
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted):
-        _train(store, Counter(10, at=5, misbehave=lambda: os.kill(os.getpid(), signum)), [])
+        training(Counter(10, at=5, misbehave=lambda: os.kill(os.getpid(), signum)), [])
     assert signal.getsignal(signum) is before
-    (interrupted,) = store.search("test")
-    assert interrupted.info.status == "KILLED"
+    (interrupted,) = store.runs("trivial")
+    assert interrupted.status == "KILLED"
+    assert store.history(interrupted.run_id, "loss/count")[-1] == (5, 5)  # with a checkpoint of the same step
 
-    trainer, evaluated = Counter(10), []
-    run = _train(store, trainer, evaluated)
-    assert run.run_id == interrupted.info.run_id
+    evaluated: list[int] = []
+    run = training(Counter(10), evaluated)
+    assert run.run_id == interrupted.run_id
     assert evaluated == [10]
-    history = store.client.get_metric_history(run.run_id, "loss/count")
-    assert [metric.step for metric in history] == list(range(1, 11))
+    assert store.history(run.run_id, "loss/count") == [(step, step) for step in range(1, 11)]
+    assert run.metrics["cost/train_seconds"] > 0
 
 
-def _command(teacher: Path, *options: str) -> list[str]:
-    fixed = ["--profile", "smoke", "--mechanism", "texture", "--teacher", str(teacher), "--distill.steps", "40"]
-    return [
-        sys.executable,
-        str(PROJECT / "experiments" / "mnist_kd.py"),
-        *fixed,
-        "--runtime.checkpoint-every",
-        "4",
-        "--runtime.threads",
-        "1",
-        *options,
-    ]
+def test_failed_training_resumes_from_its_checkpoint_and_logs_no_step_twice(
+    store: Store, training: Callable[..., RunRecord]
+) -> None:
+    with pytest.raises(Diverged):
+        training(Counter(10, at=9, misbehave=lambda: math.nan), [])
+    resumed = Counter(10)
+    steps: list[int] = []
+    resumed.load_state_dict = lambda state: steps.append(state["step"]) or setattr(resumed, "step", state["step"])
+    run = training(resumed, [])
+    assert steps == [6]  # the last one that a checkpoint was written after
+    logged = store.client.get_metric_history(run.run_id, "loss/count")
+    assert [metric.step for metric in logged] == list(range(1, 11))
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def test_a_second_signal_ends_the_process_the_ordinary_way() -> None:
+    with Interruption() as interruption, contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            interruption.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- as a user runs it ----------------------------------------------------------------------------------------------
+
+
+def script(name: str, *options: str) -> list[str]:
+    return [sys.executable, str(PROJECT / "experiments" / f"{name}.py"), *options]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the variables of a process that keeps its runs in a folder."""
     path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
 
 
-def _outcome(folder: Path) -> tuple[dict[str, float], dict[str, torch.Tensor], dict[str, list[tuple[int, float]]]]:
+def _outcome(store: Store) -> tuple[dict[str, float], dict[str, torch.Tensor], dict[str, list[tuple[int, float]]]]:
     """The one student of a store: final metrics, weights, and every logged loss."""
-    store = run_store.open_store(f"sqlite:///{folder / 'mlflow.db'}")
-    runs = store.search("mnist_kd")
-    assert len(runs) == 2  # the group and its one student
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    (child,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    metrics = {key: value for key, value in child.data.metrics.items() if key.startswith(("final/", "heldout/"))}
+    (run,) = store.runs("mnist_kd")
+    assert run.status == "FINISHED"
+    metrics = {key: value for key, value in run.metrics.items() if key.startswith(("final/", "heldout/"))}
     losses = {
-        key: [(metric.step, metric.value) for metric in store.client.get_metric_history(child.info.run_id, key)]
-        for key in child.data.metrics
+        key: [(metric.step, metric.value) for metric in store.client.get_metric_history(run.run_id, key)]
+        for key in run.metrics
         if key.startswith(("loss/", "heldout/"))
     }
-    return metrics, store.load_student(child.info.run_id).state_dict(), losses
+    return metrics, load_student(store, run.run_id).state_dict(), losses
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_killed_experiment_ends_as_if_nothing_had_happened(tmp_path: Path, kills: int) -> None:
+def test_killed_experiment_ends_as_if_nothing_had_happened(
+    tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str], kills: int
+) -> None:
     """SIGKILL in the middle, restart: same metrics, same weights, one run."""
     with seeded(0, "teacher"):
         save_cgn(tmp_path / "teacher.safetensors", CGN())
-    command = _command(tmp_path / "teacher.safetensors")
+    options = ["--profile", "smoke", "--mechanism", "texture", "--teacher", str(tmp_path / "teacher.safetensors")]
+    options += ["--distill.steps", "40", "--runtime.checkpoint-every", "4", "--runtime.threads", "1"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run(command, env=_environment(undisturbed), check=True, capture_output=True)
-
+    for folder in (undisturbed, killed):
+        folder.mkdir()
+        shutil.copy(empty_store, folder / "mlflow.db")
     for _ in range(kills):
         process = subprocess.Popen(
-            command, env=_environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            script("mnist_kd", *options), env=environment(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         previous = {path: path.stat().st_mtime_ns for path in (killed / "checkpoints").glob("*.pt")}
         while process.poll() is None:
@@ -155,10 +185,14 @@ def test_killed_experiment_ends_as_if_nothing_had_happened(tmp_path: Path, kills
             time.sleep(0.01)
         process.kill()
         assert process.wait() == -signal.SIGKILL, "the experiment ended before it could be killed"
-    subprocess.run(command, env=_environment(killed), check=True, capture_output=True)
-
-    metrics, weights, losses = _outcome(undisturbed)
-    metrics_again, weights_again, losses_again = _outcome(killed)
+    outcomes = []
+    for folder in (killed, undisturbed):
+        store = open_store(f"sqlite:///{folder / 'mlflow.db'}")
+        carry_out(mnist_kd.plan(cli.parse(mnist_kd.DEFAULTS, args=options)), store)
+        outcomes.append(_outcome(store))
+    assert capsys.readouterr().out.count("resuming") == 1
+    (metrics, weights, losses), (metrics_again, weights_again, losses_again) = outcomes
+    assert {"loss/pixel", "heldout/l1"} <= set(losses)
     assert metrics == metrics_again
     assert losses == losses_again
     assert all(torch.equal(value, weights_again[key]) for key, value in weights.items())

@@ -37,8 +37,8 @@ _SEVERAL = "ood_robustness"  # takes several datasets, at the wider profiles by 
 _TAGS = ("kind", "profile", "overrides", "dataset", "mechanism", "seed")
 _ORIGIN_TAGS = ("teacher", "teacher_sha256", "stand_in", "hardware")
 
-# Parameters that may differ between runs of one setting: the seed, and where and how a run executes.
-_NO_SETTING = ("param/seed", "param/training.seed", "param/teacher", "param/runtime.")
+# Parameters that make a setting: all but the seeds, the teacher (known by its hash), and where and how a run executes.
+_SETTING = re.compile(r"param/(?!teacher|runtime\.|(.*\.)?seed$)")
 
 
 class View:
@@ -245,7 +245,7 @@ def _of_one_setting(runs: pd.DataFrame) -> pd.DataFrame:
     ordered = runs.assign(changed=changed).sort_values(
         ["changed", "start_time"], ascending=[True, False], kind="stable"
     )
-    settings = [column for column in runs if column.startswith("param/") and not column.startswith(_NO_SETTING)]
+    settings = [column for column in runs if _SETTING.match(column)]
     compared = ordered[["teacher_sha256", *settings]]
     same = compared.eq(compared.iloc[0]) | (compared.isna() & compared.iloc[0].isna())
     return ordered[same.all(axis=1)].drop(columns="changed")

@@ -77,6 +77,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def listing(self) -> str:
+        """The files' names with their folders', one a line: they stand for the contents."""
+        return "\n".join(f"{path.parent.name}/{path.name}" for path in self.paths)
+
 
 @dataclass(frozen=True, eq=False)
 class CueConflict(ImageSet):
@@ -247,7 +252,7 @@ def robustness_sets(
         if (folder / DESCRIPTION).exists():  # of a miniature set: file names are the same whatever is in the pictures
             digest.update((folder / DESCRIPTION).read_bytes())
     for images in (train, validation, *variations.values(), conflicts):
-        digest.update("\n".join(f"{path.parent.name}/{path.name}" for path in images.paths).encode())
+        digest.update(images.listing.encode())
     return RobustnessSets(train, validation, variations, mapping, conflicts, digest.hexdigest())
 
 

@@ -51,6 +51,8 @@ class Scenery(Protocol):
 
     name: str
     """For titles and tags."""
+    sha256: str
+    """Identity of the weights that draw them, if any."""
     num_classes: int
 
     def draw(self, split: mnist.Split, labels: Labels, generator: torch.Generator) -> Tensor:
@@ -62,6 +64,7 @@ class WildlifeDigits:
     """Wildlife MNIST with labels of one's choice: real strokes of a split, random windows of the textures."""
 
     name = "Wildlife MNIST"
+    sha256 = ""
     num_classes = mnist.NUM_CLASSES
 
     def __init__(self, root: Path | None = None) -> None:
@@ -244,7 +247,7 @@ def _write(
     """
     if source.num_classes > len(CLASSES):
         raise InputError(f"Miniature sets have at most {len(CLASSES)} classes, {source.name} has {source.num_classes}.")
-    description = {"kind": kind, "source": source.name, "sha256": getattr(source, "sha256", ""), **plan}
+    description = {"kind": kind, "source": source.name, "sha256": source.sha256, **plan}
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
     target = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if target.exists():

@@ -1,7 +1,13 @@
-"""The run of an MNIST CGN of our own: a teacher, or the paper's baseline, whose mechanisms are TinyGANs."""
+"""The runs of CGNs of our own: teachers for MNIST, the paper's baseline of TinyGANs, the miniature ImageNet CGN."""
 
+import json
+import shlex
+import sys
+import tempfile
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +15,17 @@ from torch import Tensor
 
 from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig, save_cgn
 from skdcgn.cgn.baseline import TinyGANCGN
-from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN
+from skdcgn.cgn.miniature import (
+    FITTED,
+    FitConfig,
+    load_miniature,
+    measure_statistics,
+    regression,
+    save_miniature,
+    target,
+)
+from skdcgn.cgn.teachers import MINIATURE_FILE, MINIATURE_TRUNCATION, MNISTTeacher, mnist_teacher
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.labels import balanced_labels
@@ -17,14 +33,16 @@ from skdcgn.data.mnist import Dataset, make_dataset
 from skdcgn.data.weights import locate
 from skdcgn.errors import InputError
 from skdcgn.images import grid
+from skdcgn.measure import fidelity
 from skdcgn.measure.cgn import measure_cgn
 from skdcgn.measure.cost import parameters
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig
 from skdcgn.recipes.students import Needs
-from skdcgn.recipes.teachers import CGN_FILE
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
+from skdcgn.runs.store import Store
 from skdcgn.runtime import Runtime, setup
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANConfig, save_generator
 
@@ -139,3 +157,135 @@ def _authors_teacher(dataset: Dataset, device: torch.device) -> MNISTTeacher | N
     except InputError as error:
         warnings.warn(f"no comparison with the CGN authors' weights: {error}", stacklevel=2)
         return None
+
+
+# --- the miniature ImageNet CGN
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """The fit of one part of the miniature ImageNet CGN."""
+
+    profile: str
+    teacher: MNISTTeacherConfig
+    part: Literal[*FITTED]
+    fit: FitConfig
+    seed: int
+    """Of initial weights and noise."""
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class MiniatureConfig:
+    """The miniature ImageNet CGN put together."""
+
+    profile: str
+    teacher: MNISTTeacherConfig
+    seed: int
+    """That of its parts."""
+    per_class: int
+    """Images of each class that it is scored on."""
+    out: Path | None
+    """A .safetensors file to write it to as well."""
+    runtime: Runtime
+
+
+def make_part(run: Run, config: PartConfig, needs: Needs) -> None:
+    """Fit one part of the miniature to the Wildlife-MNIST CGN, and keep its weights under the part's name.
+
+    Args:
+        run: gets the losses, and pictures of the teacher over the miniature on the way.
+        config: see `PartConfig`.
+        needs: for the U²-Net the runs of `f_shape` and `biggan_GT`, whose pictures it learns from.
+    """
+    setup(config.runtime)
+    part, seed = config.part, config.seed
+    teacher, cgn = config.teacher.load(), _fitted(run.store, seed, needs)
+    trainer = regression(cgn, part, teacher, config.fit, seed)
+    labels = balanced_labels(1, teacher.num_classes)
+    prior = NoisePrior(MINIATURE_TRUNCATION)
+    noise = prior.sample(len(labels), teacher.noise_dim, stream(seed, "sheet"))
+
+    @torch.no_grad()
+    def draw(step: int) -> None:
+        trainer.network.eval()
+        if part == "u2net":
+            masks = cgn.u2net(target(teacher, "biggan_GT", noise, labels))
+            rows = [Mechanism.SHAPE.to_image(m, 3) for m in (teacher.render(Mechanism.SHAPE, noise, labels), masks)]
+        else:
+            rows = [target(teacher, part, noise, labels), cgn.generate(part, noise, labels, MINIATURE_TRUNCATION)]
+        run.log_image(f"{part}/teacher over miniature", grid(rows, scale=3), step)
+        trainer.network.train()
+
+    train(trainer, run, config.runtime, draw, evaluation_steps(trainer.steps, 5), part)
+    if part in GENERATORS:
+        measure_statistics(trainer.network, stream(seed, "statistics", part))
+    trainer.network.eval()
+    draw(trainer.steps + 1)
+    run.log_tensors(part, trainer.network.state_dict())
+
+
+def make_miniature(run: Run, config: MiniatureConfig, needs: Needs) -> None:
+    """Put the fitted parts together, score the miniature as users get it, and keep it as `miniature_cgn.safetensors`.
+
+    Args:
+        run: gets the scores of `score_miniature`.
+        config: see `MiniatureConfig`.
+        needs: the run of each part, by its name.
+    """
+    setup(config.runtime)
+    teacher, cgn = config.teacher.load(), _fitted(run.store, config.seed, needs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MINIATURE_FILE.name
+        save_miniature(path, cgn, {})
+        scores = score_miniature(load_miniature(path), teacher, MINIATURE_TRUNCATION, config.per_class)
+    metadata = {
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": str(config.seed),
+        "fitted_to": f"{teacher.name}, SHA-256 {teacher.sha256}",
+        "scores_on_unseen_noise": json.dumps({name: round(value, 4) for name, value in scores.items()}),
+    }
+    run.log_metrics("final", scores)
+    run.log_file(MINIATURE_FILE.name, lambda path: save_miniature(path, cgn, metadata))
+    if config.out is not None:
+        save_miniature(config.out, cgn, metadata)
+
+
+def _fitted(store: Store, seed: int, parts: Needs) -> ImageNetCGN:
+    """Return the miniature as a seed starts it, with the parts that are fitted already frozen."""
+    cgn = ImageNetCGN(MINIATURE, stream(seed, "miniature"))
+    for name, run in parts.items():
+        part = cgn.get_submodule(name)
+        part.load_state_dict(store.load_tensors(run.run_id, name))
+        part.to(memory_format=torch.channels_last).requires_grad_(False).eval()  # as when it was fitted
+    return cgn
+
+
+@torch.no_grad()
+def score_miniature(
+    cgn: ImageNetCGN, teacher: Source, truncation: float, per_class: int, seed: int = 0
+) -> dict[str, float]:
+    """Measure a miniature against what it was fitted to, on noise that no fit saw.
+
+    Args:
+        cgn: the miniature, in evaluation mode.
+        teacher: the Wildlife-MNIST CGN.
+        truncation: of the noise.
+        per_class: images of each class.
+        seed: of the noise.
+
+    Returns:
+        `<part>_l1` of the four generators; `shape_iou` of the miniature's masks, `saliency_iou` of its U²-Net on the
+        teacher's own composed images, with the teacher's masks.
+    """
+    labels = balanced_labels(per_class, teacher.num_classes)
+    prior = NoisePrior(truncation)
+    noise = prior.sample(len(labels), teacher.noise_dim, stream(seed, "miniature", "scores"))
+    measured = {}
+    for part in GENERATORS:
+        images = cgn.generate(part, noise, labels, truncation)
+        measured[f"{part}_l1"] = fidelity.l1(target(teacher, part, noise, labels), images)
+    masks = teacher.render(Mechanism.SHAPE, noise, labels)
+    measured["shape_iou"] = fidelity.mask_iou(masks, cgn(Mechanism.SHAPE, noise, labels, truncation))
+    measured["saliency_iou"] = fidelity.mask_iou(masks, cgn.u2net(target(teacher, "biggan_GT", noise, labels)))
+    return measured

@@ -12,8 +12,8 @@ from skdcgn.data.labels import balanced_labels, select_classes
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.mechanisms import Mechanism, Source, render_composed
 from skdcgn.randomness import stream
+from skdcgn.recipes.sources import TeacherConfig
 from skdcgn.recipes.students import Needs, load_student
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime, setup
 from skdcgn.tinygan.networks import save_generator
@@ -44,7 +44,7 @@ def make_skdcgn(run: Run, config: ComposedConfig, needs: Needs) -> None:
         needs: the students' runs by mechanism; the teacher's where one was trained here.
     """
     device = setup(config.runtime)
-    teacher = load_teacher(config.teacher, device, run.store, needs.get("teacher"))
+    teacher = config.teacher.load(device, run.store, needs.get("teacher"))
     students = {mechanism: load_student(run.store, needs[mechanism].run_id) for mechanism in Mechanism}
     for mechanism, student in students.items():
         run.log_file(mechanism.value, lambda folder, student=student: save_generator(student, folder))

@@ -1,64 +1,172 @@
-"""Training CGN's invariant ensemble on real and counterfactual images, and measuring what its heads look at.
+"""The runs of CGN's invariant ensemble: trained on real and counterfactual images, tested for what its heads look at.
 
 The measures are those of CGN's ImageNet experiments: accuracy on ImageNet-val; on IN-9, accuracy with backgrounds of
 the same and of random classes, whose difference is the background gap (BG gap); and on cue-conflict stimuli the shape
 bias, the share of shape among the decisions for shape or texture.
 """
 
-import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
-import torch
 from safetensors.torch import save_file
 
-from skdcgn.classifiers.ensemble import CounterfactualSet, EnsembleConfig, EnsembleTrainer
+from skdcgn.classifiers.ensemble import EnsembleConfig, EnsembleTrainer, draw_counterfactuals
 from skdcgn.classifiers.ensemble_measures import imagenet_accuracy, measure
-from skdcgn.classifiers.networks import invariant_ensemble
-from skdcgn.data.imagenet import RobustnessSets
+from skdcgn.classifiers.networks import RESNET50_ADDRESS, invariant_ensemble
+from skdcgn.data import miniature
+from skdcgn.data.imagenet import RobustnessSets, robustness_sets
+from skdcgn.errors import InputError
+from skdcgn.files import sha256
+from skdcgn.mechanisms import Source
 from skdcgn.randomness import seeded
+from skdcgn.recipes.baseline_cgn_tinygan import load_counterfactual_source
+from skdcgn.recipes.sources import ImageNetTeacherConfig
+from skdcgn.recipes.students import Needs
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
-from skdcgn.runtime import Runtime
+from skdcgn.runtime import Runtime, setup
+
+EnsembleSource = Literal["original", "cgn", "skdcgn", "baseline"]
+"""What an ensemble learns from: real images alone, or counterfactuals of the CGN, its students, or the baseline too."""
 
 
-def train_ensemble(
-    run: Run,
-    counterfactuals: CounterfactualSet | None,
-    sets: RobustnessSets,
-    config: EnsembleConfig,
-    seed: int,
-    runtime: Runtime,
-    device: torch.device,
-    weights: Path | None = None,
-    evaluations: int = 1,
-) -> None:
-    """Train an invariant ensemble and measure what its heads look at, as a run.
+@dataclass(frozen=True)
+class PicturesConfig:
+    """The real images: the three public data sets, or miniature pictures in their place."""
 
-    The run gets the losses, validation accuracies by step, the final metrics of `measure`, and the model itself as
-    `ensemble.safetensors`.
+    images: int
+    """Training images of each class of the miniature pictures; of their test sets, half as many."""
+    imagenet: Path | None = None
+    """ImageNet: a folder with train and val."""
+    in9: Path | None = None
+    """IN-9: the unpacked backgrounds challenge, with its in_to_in9.json put into it."""
+    cue_conflict: Path | None = None
+    """The cue-conflict stimuli: a folder with one folder for each shape."""
+
+
+@dataclass(frozen=True)
+class EnsembleRunConfig:
+    """What decides one ensemble, beside weights and images."""
+
+    profile: str
+    teacher: ImageNetTeacherConfig
+    source: EnsembleSource
+    seed: int
+    """Of initial weights, order and views of the images."""
+    training: EnsembleConfig
+    pictures: PicturesConfig
+    evaluations: int
+    """Times at which the validation accuracy is measured."""
+    backbone: Path | None
+    """Weights of the backbone, see `classifiers.networks.invariant_ensemble`."""
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class EnsemblesConfig:
+    """Robustness of the invariant ensemble."""
+
+    profile: str
+    """Scale: smoke (tests) and quick (a first look) on the miniature, full (our best answer), paper (published)."""
+    training: EnsembleConfig
+    evaluations: int
+    """Times at which the validation accuracy is measured."""
+    images: int = 100
+    """Training images of each class of the miniature pictures; of their test sets, half as many."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One ensemble for each seed and source. The counterfactuals of a source are the same for all seeds."""
+    sources: tuple[EnsembleSource, ...] = get_args(EnsembleSource)
+    """original: real images alone; the others: counterfactuals beside them."""
+    imagenet: Path | None = None
+    """ImageNet: a folder with train and val."""
+    in9: Path | None = None
+    """IN-9: the unpacked backgrounds challenge, with its in_to_in9.json put into it."""
+    cue_conflict: Path | None = None
+    """The cue-conflict stimuli: a folder with one folder for each shape."""
+    backbone: Path | None = None
+    """Weights of a ResNet-50 trained on ImageNet, in torchvision's format."""
+    teacher: Path | None = None
+    """Another file in the format of cgn.pth."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def run(self, teacher: ImageNetTeacherConfig, source: EnsembleSource, seed: int) -> EnsembleRunConfig:
+        """Return the config of one ensemble."""
+        pictures = PicturesConfig(self.images, self.imagenet, self.in9, self.cue_conflict)
+        how = self.training, pictures, self.evaluations, self.backbone, self.runtime
+        return EnsembleRunConfig(self.profile, teacher, source, seed, *how)
+
+
+def run_inputs(config: EnsemblesConfig, teacher: Source) -> tuple[dict[str, str], str]:
+    """Return what identifies weights and images, and in one line which images they are, without writing any.
+
+    Raises:
+        InputError: a path is missing, or the images are not of the teacher's classes.
+    """
+    paths = (config.imagenet, config.in9, config.cue_conflict)
+    if teacher.stand_in and not any(paths):
+        scenery, reason = miniature.scenery(lambda: teacher)
+        identity, classes = f"{scenery.name} {scenery.sha256}", scenery.num_classes
+    elif all(paths):
+        sets, reason = robustness_sets(*paths), f"pictures: {', '.join(map(str, paths))}"
+        identity, classes = sets.identity, len(sets.train.classes)
+    else:
+        raise InputError(
+            "--imagenet, --in9 and --cue-conflict go together: give the folders of all three, or none and "
+            "--profile quick, which makes miniature pictures."
+        )
+    if classes != teacher.num_classes:
+        raise InputError(
+            f"the images are of {classes} classes, and {teacher.name} has {teacher.num_classes}: give an --imagenet "
+            "with all of them."
+        )
+    inputs = {"teacher": teacher.sha256, "images": identity}
+    if config.backbone is not None:
+        if not config.backbone.is_file():
+            raise InputError(f"There is no file {config.backbone}: correct --backbone.")
+        inputs["backbone"] = sha256(config.backbone)
+    elif config.training.pretrained:
+        raise InputError(
+            f"--backbone is missing: give the file of {RESNET50_ADDRESS}, or start from nothing with "
+            "--training.no-pretrained."
+        )
+    return inputs, reason
+
+
+def load_sets(config: PicturesConfig, teacher: Source, folder: Path) -> RobustnessSets:
+    """Return the images; miniature pictures, which go with a miniature teacher, are written to `folder` once."""
+    if config.imagenet is not None:
+        return robustness_sets(config.imagenet, config.in9, config.cue_conflict)
+    scenery, _ = miniature.scenery(lambda: teacher)
+    return robustness_sets(*miniature.write_all(folder, scenery, per_class=config.images), miniature.CATEGORIES)
+
+
+def make_ensemble(run: Run, config: EnsembleRunConfig, needs: Needs) -> None:
+    """Train an invariant ensemble and measure what its heads look at.
 
     Args:
-        run: where everything is logged.
-        counterfactuals: to learn from beside real images, if any.
-        sets: real images to learn from, and those to be tested on.
-        config: how to train.
-        seed: of initial weights, order and views of the images.
-        runtime: see `training.train`.
-        device: where to train.
-        weights: of the backbone, see `models.classifiers.invariant_ensemble`.
-        evaluations: times at which the validation accuracy is measured.
+        run: gets the losses, validation accuracies by step, the final metrics of `measure`, and the model itself as
+            `ensemble.safetensors`.
+        config: see `EnsembleRunConfig`.
+        needs: what draws the counterfactuals, if it is trained here, as `source`. The counterfactuals of a source are
+            the same for all seeds.
     """
-    with seeded(seed, "ensemble"):
-        model = invariant_ensemble(config.backbone, len(sets.train.classes), weights)
-    trainer = EnsembleTrainer(model, sets.train, counterfactuals, config, seed, device)
+    device, training = setup(config.runtime), config.training
+    teacher = config.teacher.load(device)
+    sets = load_sets(config.pictures, teacher, run.store.folder / "miniature_data")
+    counterfactuals = None
+    if config.source != "original":
+        source = load_counterfactual_source(config.source, teacher, run.store, needs.get("source"), device)
+        counterfactuals = draw_counterfactuals(run.store.folder / "counterfactuals", source, training)
+    with seeded(config.seed, "ensemble"):
+        model = invariant_ensemble(training.backbone, len(sets.train.classes), config.backbone)
+    trainer = EnsembleTrainer(model, sets.train, counterfactuals, training, config.seed, device)
 
     def evaluate(step: int) -> None:
-        run.log_metrics("heldout", imagenet_accuracy(model, sets.validation, config, device), step)
+        run.log_metrics("heldout", imagenet_accuracy(model, sets.validation, training, device), step)
 
-    steps = evaluation_steps(trainer.steps, evaluations)
-    train(trainer, run, runtime, evaluate, steps, f"ensemble (seed {seed})")
-    run.log_metrics("final", measure(model, sets, config, device), trainer.step)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ensemble.safetensors"
-        save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, path)
-        run.log_file(path)
+    steps = evaluation_steps(trainer.steps, config.evaluations)
+    train(trainer, run, config.runtime, evaluate, steps, f"ensemble (seed {config.seed})")
+    run.log_metrics("final", measure(model, sets, training, device), trainer.step)
+    state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    run.log_file("ensemble.safetensors", lambda path: save_file(state, path))

@@ -20,9 +20,8 @@ from skdcgn.data.mnist import RESOLUTION, Dataset, TensorSet, make_dataset
 from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float
 from skdcgn.randomness import stream
-from skdcgn.recipes.sources import load_source
+from skdcgn.recipes.sources import MNISTTeacherConfig, load_source
 from skdcgn.recipes.students import Needs, load_student
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime, setup
@@ -97,7 +96,7 @@ class ClassifierRunConfig:
     """Training of one classifier."""
 
     profile: str
-    teacher: TeacherConfig
+    teacher: MNISTTeacherConfig
     """Whose data set it is, and for source cgn the CGN."""
     source: Images
     seed: int
@@ -130,7 +129,7 @@ def draw_images(run: Run, config: ClassifierRunConfig, needs: Needs, device: tor
         run.set_tags({"images": f"GAN (run {run_id[:8]})"})
         return sample_images(load_student(run.store, run_id, GENERATOR).to(device), config.images, config.seed)
     if config.source == "cgn":
-        source = load_teacher(config.teacher, device, run.store, needs.get("teacher"))
+        source = config.teacher.load(device, run.store, needs.get("teacher"))
     else:
         source = load_source(f"runs:/{needs[GENERATOR].run_id}", run.store, device)
     run.set_tags({"images": source.name})

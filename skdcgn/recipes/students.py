@@ -19,7 +19,7 @@ from skdcgn.measure.fidelity import fidelity, noise_response, steps_to
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded, stream
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher
+from skdcgn.recipes.sources import TeacherConfig
 from skdcgn.runs.loop import evaluation_steps, progress, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
@@ -75,7 +75,7 @@ class StudentConfig:
 def make_student(run: Run, config: StudentConfig, needs: Needs) -> None:
     """Distill one mechanism of a teacher into a student; see `distil`."""
     device = own_device(setup(config.runtime))
-    distil(run, load_teacher(config.teacher, device, run.store, needs.get("teacher")), config, device)
+    distil(run, config.teacher.load(device, run.store, needs.get("teacher")), config, device)
 
 
 def distil(
@@ -227,7 +227,7 @@ def make_converging_student(run: Run, config: ConvergenceConfig, needs: Needs) -
 def make_responding_student(run: Run, config: StudentConfig, needs: Needs) -> None:
     """Distill a student, and measure as `final/noise_response` how far it follows unseen noise as its teacher does."""
     device = own_device(setup(config.runtime))
-    teacher = load_teacher(config.teacher, device, run.store, needs.get("teacher"))
+    teacher = config.teacher.load(device, run.store, needs.get("teacher"))
     heldout = distil(run, teacher, config, device)
     images = heldout.render(load_student(run.store, run.run_id).to(device))
     run.log_metrics("final", {"noise_response": noise_response(heldout.teacher, images, heldout.labels)})
@@ -247,7 +247,7 @@ class ClassMeansConfig:
 def make_class_means(run: Run, config: ClassMeansConfig, needs: Needs) -> None:
     """Measure what a student gets that knows the class means and nothing else: a floor to compare fidelity with."""
     device = setup(config.runtime)
-    teacher = load_teacher(config.teacher, device, run.store, needs.get("teacher"))
+    teacher = config.teacher.load(device, run.store, needs.get("teacher"))
     heldout = HeldOut.unseen(teacher, Mechanism(config.mechanism), config.heldout_per_class, device=device)
     means = heldout.teacher.clone()
     for label in heldout.labels.unique():

@@ -12,7 +12,6 @@ from skdcgn.files import atomic_path
 from skdcgn.measure.statistics import Interval, mean_interval
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.students import StudentConfig, distil, make_student
-from skdcgn.recipes.teachers import load_teacher
 from skdcgn.runs.identity import identify
 from skdcgn.runs.lifecycle import Case, Plan, carry_out, identity_tags
 from skdcgn.runs.run import Run
@@ -122,7 +121,7 @@ def conduct(search: DistillationSearch, say: Callable[[str], object] = print) ->
     device = setup(setting.runtime)
     needed = Plan(list(search.needs.values()), ("kind",), runtime=setting.runtime)
     trained = store.record(carry_out(needed, store)["run_id"].iloc[0]) if search.needs else None
-    teacher = load_teacher(setting.teacher, device, store, trained)
+    teacher = setting.teacher.load(device, store, trained)
     inputs = {**search.inputs, **{name: case.identity.digest for name, case in search.needs.items()}}
     sweep = Sweep(store, definition, search.search)
     say(f"study {definition.name!r}: {search.search.trials} trials")

@@ -26,8 +26,8 @@ from skdcgn.images import grid, to_float, to_uint8
 from skdcgn.measure.cgn import mask_quality
 from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene
 from skdcgn.randomness import stream
+from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig, load_trained
 from skdcgn.recipes.students import Needs
-from skdcgn.recipes.teachers import CGN_FILE, TeacherConfig, load_teacher, load_trained
 from skdcgn.runs.loop import Interruption, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
@@ -101,7 +101,7 @@ class ShapeStudyConfig:
         init, intervention, strength = reading.cgn
         training = self.training if init == "scratch" else self.finetune
         training = replace(training, intervention=intervention, intervention_strength=strength, seed=seed)
-        teacher = TeacherConfig(self.dataset, self.teacher)
+        teacher = MNISTTeacherConfig(self.dataset, self.teacher)
         return ModifiedCGNConfig(self.profile, teacher, init, training, self.runtime)
 
     def reading(self, reading: Reading, seed: int) -> "ReadingConfig":
@@ -109,7 +109,7 @@ class ShapeStudyConfig:
         epochs = self.classifier.epochs if reading.labels == "permuted" else self.unpermuted_epochs
         return ReadingConfig(
             self.profile,
-            TeacherConfig(self.dataset, self.teacher),
+            MNISTTeacherConfig(self.dataset, self.teacher),
             reading,
             self.images,
             self.per_mask,
@@ -127,7 +127,7 @@ class ModifiedCGNConfig:
     """Training of the CGN of some readings."""
 
     profile: str
-    teacher: TeacherConfig
+    teacher: MNISTTeacherConfig
     """Whose data set it learns, and where it may start from."""
     init: Init
     training: CGNTrainingConfig
@@ -139,7 +139,7 @@ def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None
     device, data = setup(config.runtime), real_images(config.teacher.dataset).training
     start = None
     if config.init == "pretrained":
-        start = load_teacher(config.teacher, device, run.store, needs.get("teacher")).cgn
+        start = config.teacher.load(device, run.store, needs.get("teacher")).cgn
     trainer = CGNTrainer(config.training, data, start, device)
     run.set_tags({"perceptual": trainer.perceptual})
     intervention = config.training.intervention
@@ -153,7 +153,7 @@ class ReadingConfig:
     """What the classifiers of one reading and seed depend on, beside the CGN's weights."""
 
     profile: str
-    teacher: TeacherConfig
+    teacher: MNISTTeacherConfig
     """Whose data set it is; and the CGN, where none is trained."""
     reading: Reading
     images: int
@@ -224,12 +224,12 @@ def real_images(dataset: Dataset, limit: int | None = None) -> RealImages:
 
 @lru_cache(maxsize=1)  # readings of one CGN come one after another
 def _remembering(
-    store: Store, config: TeacherConfig, trained: str | None, teacher: str | None, device: torch.device
+    store: Store, config: MNISTTeacherConfig, trained: str | None, teacher: str | None, device: torch.device
 ) -> Remembering:
     """Return the CGN that a run trained, or else the teacher, with a memory of what it rendered."""
     if trained is not None:
         return Remembering(load_trained(store, store.record(trained), config.dataset, device))
-    return Remembering(load_teacher(config, device, store, None if teacher is None else store.record(teacher)))
+    return Remembering(config.load(device, store, None if teacher is None else store.record(teacher)))
 
 
 def measure(config: ReadingConfig, source: Source, real: RealImages, device: torch.device) -> dict[str, float]:

@@ -156,18 +156,18 @@ class RealBatches(_DrawnBatches):
             InputError: the folder is none (see `data.imagenet.image_folder`), or its classes are not the teacher's.
         """
         super().__init__(teacher, batch_size, generator)
-        self._images = image_folder(folder / "train" if (folder / "train").is_dir() else folder)
-        if len(self._images.classes) != teacher.num_classes:
+        self.images = image_folder(folder / "train" if (folder / "train").is_dir() else folder)
+        if len(self.images.classes) != teacher.num_classes:
             raise InputError(
-                f"--real-images {folder} has {len(self._images.classes)} classes, but {teacher.name} has "
+                f"--real-images {folder} has {len(self.images.classes)} classes, but {teacher.name} has "
                 f"{teacher.num_classes}: give a folder with one folder for each of them, such as ImageNet's train."
             )
         self._readers = ThreadPoolExecutor(min(batch_size, _READERS))
 
     def __next__(self) -> Records:
-        index, noise = self._draw(len(self._images))
+        index, noise = self._draw(len(self.images))
         pixels = torch.stack(list(self._readers.map(self._read, index.tolist()))).to(index.device)
-        return Records(noise, self._images.labels[index.cpu()].to(index.device), to_float(pixels))
+        return Records(noise, self.images.labels[index.cpu()].to(index.device), to_float(pixels))
 
     def _read(self, index: int) -> Tensor:
-        return center_crop(read_image(self._images.paths[index]), self._teacher.resolution)
+        return center_crop(read_image(self.images.paths[index]), self._teacher.resolution)
