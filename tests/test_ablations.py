@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -22,9 +22,7 @@ from skdcgn.measure.fidelity import noise_response
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded
-from skdcgn.recipes import students
 from skdcgn.recipes.students import ClassMeansConfig, load_student, make_class_means
-from skdcgn.recipes.teachers import TeacherConfig
 from skdcgn.runs.identity import flatten
 from skdcgn.runs.lifecycle import Case, carry_out
 from skdcgn.runs.loop import evaluation_steps
@@ -148,14 +146,21 @@ class Flat:
         return brightness.expand(-1, mechanism.channels, 16, 16).clone()
 
 
+@dataclass(frozen=True)
+class FlatConfig:
+    """Such a source as a teacher."""
+
+    dataset: str = "flat"
+
+    def load(self, *_: object) -> Flat:
+        return Flat()
+
+
 @pytest.mark.parametrize(("mechanism", "l1"), [("shape", 0.0), ("texture", 0.1), ("background", 0.1)])
-def test_class_means_know_the_label_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, mechanism: str, l1: float
-) -> None:
-    monkeypatch.setattr(students, "load_teacher", lambda *_: Flat())
+def test_class_means_know_the_label_and_nothing_else(mechanism: str, l1: float) -> None:
     measured = {}
     run = SimpleNamespace(store=None, log_metrics=lambda prefix, metrics: measured.update({prefix: metrics}))
-    make_class_means(run, ClassMeansConfig("smoke", TeacherConfig("digits"), mechanism, 2), {})
+    make_class_means(run, ClassMeansConfig("smoke", FlatConfig(), mechanism, 2), {})
     assert set(measured) == {"final"}
     assert measured["final"]["l1"] == pytest.approx(l1, abs=1e-6)
     assert measured["final"].get("iou") == (1.0 if mechanism == "shape" else None)
@@ -262,6 +267,7 @@ def test_a_student_of_the_authors_teacher_answers_to_noise(data_dir: Path, store
     [
         (ablation_losses, ("--dataset", "digits", "--teacher", "x.pth"), "leave --teacher out"),
         (kl_convergence, ("--loss.kl", "-1"), "negative"),
+        (kl_convergence, ("--dataset", "digits", "--heldout-per-class", "0"), "--heldout-per-class 0"),
         (noise_pairing, ("--teacher", "missing.pth"), "missing.pth"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -38,7 +38,7 @@ from skdcgn.recipes.ood_robustness import (
     two_of_each_class,
     unbiased_sets,
 )
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.lifecycle import Case, carry_out
 from skdcgn.runs.store import Store
 from skdcgn.runtime import Runtime
@@ -75,12 +75,14 @@ class NotedRun:
         yield self.folder / run_id / name
 
 
-def _config(source: str, images: int, teacher: TeacherConfig, seed: int = 0, per_mask: int = 5) -> ClassifierRunConfig:
+def _config(
+    source: str, images: int, teacher: MNISTTeacherConfig, seed: int = 0, per_mask: int = 5
+) -> ClassifierRunConfig:
     return ClassifierRunConfig("smoke", teacher, source, seed, images, per_mask, 1, ClassifierConfig(), Runtime())
 
 
 def test_original_images_are_the_biased_ones_as_often_as_needed(tmp_path: Path) -> None:
-    run, digits = NotedRun(tmp_path), TeacherConfig("digits")
+    run, digits = NotedRun(tmp_path), MNISTTeacherConfig("digits")
     data = make_dataset("digits", "train", seed=3)
     pixels, labels = draw_images(run, _config("original", 3000, digits, 3), {}, CPU)
     assert pixels.shape == (3000, 3, 32, 32)
@@ -96,11 +98,11 @@ def test_counterfactual_images_have_the_shapes_label(tmp_path: Path) -> None:
     checkpoint = tmp_path / "cgn.safetensors"
     with seeded(0, "teacher"):
         save_cgn(checkpoint, CGN())
-    run, teacher = NotedRun(tmp_path), TeacherConfig("double_colored", checkpoint)
+    run, teacher = NotedRun(tmp_path), MNISTTeacherConfig("double_colored", checkpoint)
     pixels, labels = draw_images(run, _config("cgn", 20, teacher, seed=1), {}, CPU)
     assert pixels.shape == (20, 3, 32, 32)
     assert (labels.view(4, 5) == labels[::5, None]).all()
-    assert run.tags == {"images": load_teacher(teacher).name}
+    assert run.tags == {"images": teacher.load().name}
 
 
 def test_generated_images_come_from_the_run_of_the_gan(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_generated_images_come_from_the_run_of_the_gan(tmp_path: Path) -> None:
     with seeded(0, "generator"):
         generator = TinyGANGenerator(TinyGANConfig(width=2)).eval()
     save_generator(generator, tmp_path / "0123456789" / GENERATOR)
-    config = _config("gan", 5, TeacherConfig("digits"))
+    config = _config("gan", 5, MNISTTeacherConfig("digits"))
     (pixels, labels), (again, _) = draw_images(run, config, needs, CPU), draw_images(run, config, needs, CPU)
     assert pixels.shape == (5, 3, 32, 32)
     assert len(labels) == 5
@@ -124,7 +126,7 @@ def test_students_images_have_the_datas_resolution(tmp_path: Path, source: str) 
         students = {mechanism: TinyGANGenerator(size.for_mechanism(mechanism)).eval() for mechanism in Mechanism}
     for mechanism, student in students.items():
         save_generator(student, tmp_path / "0123456789" / mechanism.value)
-    pixels, labels = draw_images(run, _config(source, 10, TeacherConfig("digits")), needs, CPU)
+    pixels, labels = draw_images(run, _config(source, 10, MNISTTeacherConfig("digits")), needs, CPU)
     assert pixels.shape == (10, 3, 32, 32)
     assert (labels.view(2, 5) == labels[::5, None]).all()
     assert SKDCGN(students).resolution == size.resolution
@@ -236,7 +238,7 @@ def test_students_of_the_published_size_are_trained_as_published() -> None:
 
 @pytest.mark.data
 def test_the_authors_teacher_is_an_input_of_those_that_use_it(data_dir: Path) -> None:
-    sha256 = load_teacher(TeacherConfig("wildlife")).sha256
+    sha256 = MNISTTeacherConfig("wildlife").load().sha256
     config = replace(DEFAULTS["smoke"], datasets=("wildlife",), sources=ALL_IMAGES)
     for case in ood_robustness.plan(config).cases:
         source = case.config.source
@@ -340,6 +342,7 @@ def test_the_study_on_the_authors_teacher(data_dir: Path, store: Store) -> None:
         (("--generators", "0"), "--generators 0"),
         (("--per-mask", "0"), "--per-mask 0"),
         (("--sources",), "--sources names none"),
+        (("--students", "huge"), "huge"),
         (("--runtime.device", "cuda:99"), "give cpu, or auto"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How the code is laid out: small modules, small packages, and no way from a study's config to its loss that is long."""
+"""How the code is laid out: small modules, small packages, and a short way from a study's config to its loss."""
 
 import ast
 from collections.abc import Iterator

@@ -26,6 +26,7 @@ from skdcgn.counterfactuals.remembering import Remembering
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.mechanisms import Mechanism
+from skdcgn.recipes.sources import load_trained
 from skdcgn.recipes.table1_shape_im import (
     CGN,
     RealImages,
@@ -36,7 +37,6 @@ from skdcgn.recipes.table1_shape_im import (
     real_images,
     samples,
 )
-from skdcgn.recipes.teachers import load_trained
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.loop import Interruption
 from skdcgn.runs.store import Store, open_store

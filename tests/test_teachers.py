@@ -20,14 +20,15 @@ from skdcgn.images import to_float, to_uint8
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, compose
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.cgns import make_cgn
-from skdcgn.recipes.sources import load_source
+from skdcgn.recipes.sources import ImageNetTeacherConfig, MNISTTeacherConfig, TeacherConfig, load_source, teacher_tags
 from skdcgn.recipes.students import load_student
-from skdcgn.recipes.teachers import TeacherConfig, load_teacher, teacher_tags
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.store import Store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches, draw_records
+
+CHECKPOINT = Path("cgn.safetensors")
 
 
 @pytest.mark.data
@@ -143,13 +144,13 @@ def test_incomplete_skdcgn_is_refused() -> None:
 
 def test_the_teacher_of_the_digits_is_a_case_of_its_own() -> None:
     """Whatever uses it needs the same run; its identity tells the teacher before it is trained."""
-    teacher = teacher_of(TeacherConfig("digits"), "smoke", Runtime())
+    teacher = teacher_of(MNISTTeacherConfig("digits"), "smoke", Runtime())
     case = teacher.needs["teacher"]
     assert (case.experiment, case.make) == ("train_cgn_mnist", make_cgn)
     assert teacher.inputs == {}
     assert teacher.tags["teacher_sha256"] == case.identity.digest
     assert teacher.tags["stand_in"] is True
-    other = teacher_of(TeacherConfig("digits"), "quick", Runtime())
+    other = teacher_of(MNISTTeacherConfig("digits"), "quick", Runtime())
     assert other.needs["teacher"].identity.digest != case.identity.digest
 
 
@@ -158,23 +159,35 @@ def test_a_checkpoint_is_an_input(tmp_path: Path) -> None:
     for seed in (0, 1):
         with seeded(seed, "teacher"):
             save_cgn(tmp_path / f"{seed}.safetensors", CGN())
-        teachers.append(teacher_of(TeacherConfig("wildlife", tmp_path / f"{seed}.safetensors"), "smoke", Runtime()))
+        teachers.append(
+            teacher_of(MNISTTeacherConfig("wildlife", tmp_path / f"{seed}.safetensors"), "smoke", Runtime())
+        )
     assert [teacher.needs for teacher in teachers] == [{}, {}]
     assert teachers[0].inputs != teachers[1].inputs
     for teacher in teachers:
-        assert teacher.inputs == {"teacher": load_teacher(teacher.config).sha256}
-        assert teacher.tags == teacher_tags(load_teacher(teacher.config))
+        assert teacher.inputs == {"teacher": teacher.config.load().sha256}
+        assert teacher.tags == teacher_tags(teacher.config.load())
 
 
-@pytest.mark.parametrize("dataset", ["digits", "miniature"])
-def test_a_stand_in_takes_no_checkpoint(tmp_path: Path, dataset: str) -> None:
+@pytest.mark.parametrize(
+    "config", [MNISTTeacherConfig("digits", CHECKPOINT), ImageNetTeacherConfig("miniature", CHECKPOINT)]
+)
+def test_a_stand_in_takes_no_checkpoint(config: TeacherConfig) -> None:
     with pytest.raises(InputError, match="leave --teacher out"):
-        load_teacher(TeacherConfig(dataset, tmp_path / "cgn.safetensors"))
+        teacher_of(config, "smoke", Runtime())
+
+
+def test_the_miniature_comes_with_the_package() -> None:
+    teacher = teacher_of(ImageNetTeacherConfig("miniature"), "smoke", Runtime())
+    assert teacher.needs == {}
+    assert teacher.tags["stand_in"] is True
+    assert ImageNetTeacherConfig("miniature").load().prior == NoisePrior(1.0)
+    assert ImageNetTeacherConfig("miniature", truncation=0.5).load().prior == NoisePrior(0.5)
 
 
 def test_the_teacher_that_a_run_trained_stands_in_for_the_papers(digits: Store) -> None:
     (run,) = digits.runs("train_cgn_mnist")
-    teacher = load_teacher(TeacherConfig("digits"), "cpu", digits, run)
+    teacher = MNISTTeacherConfig("digits").load("cpu", digits, run)
     assert teacher_tags(teacher) == {"teacher": "our CGN on digits", "teacher_sha256": teacher.sha256, "stand_in": True}
     source = load_source(f"runs:/{run.run_id}", digits)
     noise, labels = teacher.sample_noise(3, stream(0, "z")), torch.arange(3)
