@@ -17,7 +17,7 @@ from skdcgn.recipes.students import StudentConfig, make_student
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Make
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import PUBLISHED_MNIST
+from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding
 
 KD_DESCRIPTION = """Distillation of an MNIST CGN's mechanisms into TinyGAN students (Sec. 4.3).
 `heldout/*` and `final/*` are measured on noise that no training saw. Feeds **Figure 7 a-c**, Figure 11 and the MNIST
@@ -98,11 +98,17 @@ def student_case(
         kind: of the case's config.
         make: the function that makes the run.
         changes: fields of the case's config that differ from the script's, or that the script does not have.
+
+    Raises:
+        InputError: the class embedding is none, or does not fit the student.
     """
     shared = {each.name for each in fields(kind)} & {each.name for each in fields(config)} - {"teacher", "mechanism"}
     given = {name: getattr(config, name) for name in shared} | changes
     own = kind(teacher=teacher.config, mechanism=mechanism.value, seed=seed, **given)
-    inputs = {**teacher.inputs, **({"class_embedding": sha256(own.class_embedding)} if own.class_embedding else {})}
+    inputs = dict(teacher.inputs)
+    if own.class_embedding is not None:
+        load_class_embedding(own.class_embedding, own.student)  # a wrong file is to be told before anything runs
+        inputs["class_embedding"] = sha256(own.class_embedding)
     common = {"kind": "student", "profile": config.profile, "dataset": config.dataset, "source": "skdcgn"}
     return Case(
         experiment,

@@ -60,19 +60,26 @@ def plan(config: Config) -> Plan:
     tags = {"kind": "part", **common, "source": "miniature", "overrides": changed}
     parts: dict[str, Case] = {}
     for part in FITTED:
-        own = PartConfig(config.profile, teacher.config, part, config.fit, config.seed, config.runtime)
-        needs = {name: parts[name] for name in _LEARNS_FROM.get(part, ())}
-        seconds = 1 + 0.08 * config.fit.steps(part)
         parts[part] = Case(
-            *("fit_miniature", part, own, make_part, {**tags, "part": part}),
-            *(needs, teacher.inputs, seconds),
+            "fit_miniature",
+            part,
+            PartConfig(config.profile, teacher.config, part, config.fit, config.seed, config.runtime),
+            make_part,
+            {**tags, "part": part},
+            {name: parts[name] for name in _LEARNS_FROM.get(part, ())},
+            teacher.inputs,
+            seconds=1 + 0.08 * config.fit.steps(part),
             description=DESCRIPTION,
         )
     runtime = replace(config.runtime, force=config.runtime.force or config.out is not None)
-    whole = MiniatureConfig(config.profile, teacher.config, config.seed, config.per_class, config.out, runtime)
     assembled = Case(
-        *("fit_miniature", "assemble", whole, make_miniature, {**tags, "kind": "miniature", "part": "all"}),
-        *(parts, teacher.inputs),
+        "fit_miniature",
+        "assemble",
+        MiniatureConfig(config.profile, teacher.config, config.seed, config.per_class, config.out, runtime),
+        make_miniature,
+        {**tags, "kind": "miniature", "part": "all"},
+        parts,
+        teacher.inputs,
         description=DESCRIPTION,
     )
     return Plan([*parts.values(), assembled], ("part",), runtime=config.runtime)

@@ -17,7 +17,7 @@ from experiments.cases_imagenet import baseline, checked_teacher, skdcgn_of
 from experiments.presets_imagenet import BASELINE, DISTILLATION
 from skdcgn.classifiers.ensemble import EnsembleConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.imagenet_ood import EnsembleRunConfig, EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
+from skdcgn.recipes.imagenet_ood import EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
 from skdcgn.recipes.sources import teacher_tags
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
@@ -70,17 +70,7 @@ def plan(config: EnsemblesConfig) -> Plan:
         Case(
             "imagenet_ood",
             f"{source} seed {seed}",
-            EnsembleRunConfig(
-                config.profile,
-                students.teacher_config,
-                source,
-                seed,
-                config.training,
-                config.pictures,
-                config.evaluations,
-                config.backbone,
-                config.runtime,
-            ),
+            config.run(students.teacher_config, source, seed),
             make_ensemble,
             {**tags, "source": source, "seed": seed},
             {"source": made[source]} if made[source] else {},

@@ -44,15 +44,10 @@ _CGNS = {
     "full": (CGNTrainingConfig(steps=10_000), CGNTrainingConfig(steps=3000, texture_warmup=0)),
     "paper": (replace(PUBLISHED, steps=46_000), replace(PUBLISHED, steps=46_000)),
 }
+_QUICK_CLASSIFIER = ClassifierConfig(epochs=10, batch_size=32, gamma=0.85)
 _CLASSIFIERS = {
     "smoke": dict(images=60, per_mask=2, classifier=ClassifierConfig(epochs=1), unpermuted_epochs=1, test_images=50),
-    "quick": dict(
-        images=2700,
-        per_mask=2,
-        classifier=ClassifierConfig(epochs=10, batch_size=32, gamma=0.85),
-        unpermuted_epochs=2,
-        test_images=1000,
-    ),
+    "quick": dict(images=2700, per_mask=2, classifier=_QUICK_CLASSIFIER, unpermuted_epochs=2, test_images=1000),
     "full": dict(images=20_000, per_mask=4, classifier=ClassifierConfig(epochs=8), unpermuted_epochs=2),
     "paper": dict(images=100_000, per_mask=10, classifier=ClassifierConfig(precision="fp32"), unpermuted_epochs=10),
 }
@@ -94,9 +89,8 @@ def plan(config: ShapeStudyConfig) -> Plan:
         tags = {"kind": "classifier", **common, **reading.tags, "seed": seed}
         tags["source"] = trained.name if trained else teacher.tags["teacher"]
         needs = {CGN: trained} if trained else teacher.needs
-        images = config.images * own.classifier.epochs + 2 * own.two_way_images * own.two_way.epochs
         inputs, name = {} if trained else teacher.inputs, f"{reading}, seed {seed}"
-        seconds = 2 + 4.5e-4 * images
+        seconds = 2 + 4.5e-4 * (config.images * own.classifier.epochs + 2 * own.two_way_images * own.two_way.epochs)
         cases.append(Case(EXPERIMENT, name, own, make_reading, tags, needs, inputs, seconds, description=DESCRIPTION))
     shown = ("train_accuracy", "valid_accuracy", "test_accuracy", "two_way_accuracy")
     return Plan(cases, ("intervention", "strength", "when", "init", "labels", "seed"), shown, config.runtime)

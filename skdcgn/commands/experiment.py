@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from skdcgn import cli
+from skdcgn.distributed import leads
 from skdcgn.measure.statistics import mean_interval
 from skdcgn.runs.lifecycle import Plan, carry_out, state_of
 from skdcgn.runs.store import open_store
@@ -55,7 +56,9 @@ def start(
 
 
 def _carry_out(plan: Plan) -> None:
-    print(summary(carry_out(plan), plan.shown))
+    results = carry_out(plan)
+    if leads():
+        print(summary(results, plan.shown))
 
 
 def dry_run(plan: Plan) -> list[str]:

@@ -46,6 +46,24 @@ class PicturesConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleRunConfig:
+    """What decides one ensemble, beside weights and images."""
+
+    profile: str
+    teacher: ImageNetTeacherConfig
+    source: EnsembleSource
+    seed: int
+    """Of initial weights, order and views of the images."""
+    training: EnsembleConfig
+    pictures: PicturesConfig
+    evaluations: int
+    """Times at which the validation accuracy is measured."""
+    backbone: Path | None
+    """Weights of the backbone, see `classifiers.networks.invariant_ensemble`."""
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
 class EnsemblesConfig:
     """Robustness of the invariant ensemble."""
 
@@ -72,28 +90,11 @@ class EnsemblesConfig:
     """Another file in the format of cgn.pth."""
     runtime: Runtime = field(default_factory=Runtime)
 
-    @property
-    def pictures(self) -> PicturesConfig:
-        """The real images."""
-        return PicturesConfig(self.images, self.imagenet, self.in9, self.cue_conflict)
-
-
-@dataclass(frozen=True)
-class EnsembleRunConfig:
-    """What decides one ensemble, beside weights and images."""
-
-    profile: str
-    teacher: ImageNetTeacherConfig
-    source: EnsembleSource
-    seed: int
-    """Of initial weights, order and views of the images."""
-    training: EnsembleConfig
-    pictures: PicturesConfig
-    evaluations: int
-    """Times at which the validation accuracy is measured."""
-    backbone: Path | None
-    """Weights of the backbone, see `classifiers.networks.invariant_ensemble`."""
-    runtime: Runtime
+    def run(self, teacher: ImageNetTeacherConfig, source: EnsembleSource, seed: int) -> EnsembleRunConfig:
+        """Return the config of one ensemble."""
+        pictures = PicturesConfig(self.images, self.imagenet, self.in9, self.cue_conflict)
+        how = self.training, pictures, self.evaluations, self.backbone, self.runtime
+        return EnsembleRunConfig(self.profile, teacher, source, seed, *how)
 
 
 def run_inputs(config: EnsemblesConfig, teacher: Source) -> tuple[dict[str, str], str]:
