@@ -1,7 +1,5 @@
 """The paper's baseline for ImageNet, a CGN of TinyGANs: Fig. 8, 9 and 10, and a table beside CGN and SKDCGN."""
 
-import re
-
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -69,7 +67,7 @@ def figure_8(view: View) -> dict[str, Figure]:
             figures[f"figure_8{letter}"] = style.gap(title, command(view, "tinygan"))
             continue
         step = min(kept) if letter == "a" else max(kept)
-        samples = view.tensors(run["run_id"], kept[step])
+        samples = view.store.load_tensors(run["run_id"], kept[step])
         rows = {"BigGAN": samples["teacher"], "TinyGAN": samples["student"]}
         epochs = run.get("param/recipe.epochs", "?")
         below = (
@@ -87,7 +85,7 @@ def figure_9(view: View) -> Figure:
     run, kept = _kept(view, "cgn", "mechanisms")
     if run is None:
         return style.gap(title, command(view, "cgn"))
-    snapshots = {step: view.tensors(run["run_id"], name) for step, name in sorted(kept.items())}
+    snapshots = {step: view.store.load_tensors(run["run_id"], name) for step, name in sorted(kept.items())}
     across = max(1, style.COLUMNS // len(snapshots))  # inputs side by side
     blocks = []
     for start in range(0, min(_SHOWN, len(next(iter(snapshots.values()))["labels"])), across):
@@ -117,7 +115,7 @@ def figure_10(view: View) -> Figure:
         return style.gap(title, command(view, "counterfactuals"))
     run = found["baseline"]
     drawn = {
-        source: view.tensors(one["run_id"], "counterfactuals")
+        source: view.store.load_tensors(one["run_id"], "counterfactuals")
         for source, one in found.items()
         if one["teacher_sha256"] == run["teacher_sha256"]
     }
@@ -174,9 +172,7 @@ def missing(view: View, source: str) -> str:
 def _kept(view: View, kind: str, name: str) -> tuple[pd.Series | None, dict[int, str]]:
     """Return the run of a kind to show, and by step the names of the tensors `<name>_<step>` that it kept."""
     run = view.only(EXPERIMENT, kind=kind)
-    files = [] if run is None else view.files(run["run_id"])
-    found = [re.fullmatch(rf"({name}_(\d+))\.safetensors", file) for file in files]
-    return run, {int(match[2]): match[1] for match in found if match}
+    return run, {} if run is None else view.kept(run, name)
 
 
 def _picture(name: str, images: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def mechanism_sheets(view: View, experiment: str, number: str, domain: str) -> d
         if run is None:
             figures[name] = style.gap(title, view.command(experiment, mechanism=mechanism))
             continue
-        samples = view.tensors(run["run_id"], "samples")
+        samples = view.store.load_tensors(run["run_id"], "samples")
         rows = {row: mechanism.to_image(samples[row], 3) for row in ("teacher", "student")}
         below = (
             "Same noise and label in both rows, never seen in training. "
@@ -205,7 +205,7 @@ def figure_11(view: View) -> Figure:
 def _counterfactuals(view: View, experiment: str) -> tuple[pd.Series | None, dict[str, Tensor]]:
     """Return the run of three composed students to show, and the counterfactuals that it kept."""
     run = view.only(experiment, kind="skdcgn")
-    return run, {} if run is None else view.tensors(run["run_id"], "counterfactuals")
+    return run, {} if run is None else view.store.load_tensors(run["run_id"], "counterfactuals")
 
 
 def learning_curves(view: View) -> dict[str, Figure]:

@@ -121,7 +121,9 @@ def class_figure(view: View) -> Figure:
     if not shown:
         return style.gap(title, view.command(EXPERIMENT))
     means = [
-        torch.stack([view.tensors(run_id, "class_accuracy")["test"] for run_id in runs["run_id"]]).mean(dim=0)
+        torch.stack([view.store.load_tensors(run_id, "class_accuracy")["test"] for run_id in runs["run_id"]]).mean(
+            dim=0
+        )
         for runs in shown.values()
     ]
     accuracy = 100 * torch.stack(means).numpy()
@@ -146,7 +148,7 @@ def image_sheet(view: View) -> Figure:
         return style.gap(title, view.command(EXPERIMENT))
     blocks = []
     for source, runs in shown.items():
-        samples = view.tensors(runs["run_id"].iloc[0], "samples")
+        samples = view.store.load_tensors(runs["run_id"].iloc[0], "samples")
         first, second = to_float(samples["pixels"]).chunk(2)
         header = {} if blocks else {"label": samples["labels"][: len(first)].tolist()}
         blocks.append(Block({SOURCES[source]: first, "": second}, header))

@@ -147,7 +147,7 @@ def find(view: View, experiment: str, objectives: int = 1) -> Found | None:
         if len(study.objectives) != objectives or not (states == "complete").any():
             continue
         confirmed = None
-        if "confirmation.csv" in view.files(record.run_id):
+        if "confirmation.csv" in view.store.files(record.run_id):
             with view.store.artifact(record.run_id, "confirmation.csv") as path:
                 confirmed = pd.read_csv(path)
         return Found(view.store, experiment, study, confirmed)

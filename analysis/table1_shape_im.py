@@ -12,7 +12,7 @@ from analysis.frame.judge import judge, say
 from analysis.frame.published import TABLE_1, Accuracy, robustness
 from analysis.frame.style import Block
 from analysis.frame.table import READING, Listing, Quantity, Table, cell, words
-from analysis.frame.view import View
+from analysis.frame.view import View, where
 from skdcgn.counterfactuals.readings import PAPER_STRENGTH
 from skdcgn.images import to_float
 
@@ -107,7 +107,7 @@ def case(results: pd.DataFrame, protocol: Protocol, intervention: str, strength:
     """
     when = "training" if (protocol.when, intervention) == ("both", "none") else protocol.when
     tags = {**protocol._asdict(), "when": when, "intervention": intervention, "strength": strength}
-    return results[(results[list(tags)] == pd.Series(tags)).all(axis=1)].sort_values("seed")
+    return where(results, tags).sort_values("seed")
 
 
 def values(
@@ -165,7 +165,7 @@ def figure_3(view: View) -> Figure:
         rows = {}
         for intervention, name in names.items():
             for run_id in case(results, protocol, intervention)["run_id"].head(1):  # the lowest seed, if there is any
-                tensors = view.tensors(run_id, "samples")
+                tensors = view.store.load_tensors(run_id, "samples")
                 rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
                 rows[" " * len(rows)] = to_float(tensors["images"])
                 shown.append(run_id)
@@ -209,8 +209,7 @@ def transparency_curve(view: View) -> Figure:
 def transparencies(results: pd.DataFrame, protocol: Protocol) -> dict[float, pd.DataFrame]:
     """Return each transparency that a protocol has, from low to 1 (the control), with its runs."""
     control = case(results, protocol, "none")
-    modified = results[(results[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
-    modified = modified[modified["intervention"] == "transparency"]
+    modified = where(results, {**protocol._asdict(), "intervention": "transparency"})
     strengths = modified["strength"].replace("paper", str(PAPER_STRENGTH)).astype(float)
     found = {strength: modified[strengths == strength] for strength in sorted(strengths.unique())}
     return found | ({1.0: control} if found and len(control) else {})

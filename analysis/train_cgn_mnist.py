@@ -82,7 +82,7 @@ def figure(view: View) -> dict[str, Figure]:
             figures[name] = style.gap(title, view.command(experiment))
             continue
         run = runs.iloc[0]  # the lowest seed, not the best one
-        tensors = view.tensors(run["run_id"], "samples")
+        tensors = view.store.load_tensors(run["run_id"], "samples")
         prefixes = {"ours": "ours_", "authors": "authors_"} if who == "ours" else {"baseline": ""}
         blocks = [
             Block(_rows(tensors, prefix), {whose: range(style.COLUMNS)})

@@ -61,7 +61,8 @@ _GRAY = "0.35"
 
 _GAP = "gap"
 
-_FEW_RUNS = 6  # run ids that a reader can take in at a glance
+FEW = 6
+"""Run ids that a reader can take in at a glance."""
 
 
 class Block(NamedTuple):
@@ -267,6 +268,6 @@ def _runs_line(run_ids: Sequence[str]) -> str:
     if not run_ids:
         return ""
     names = " ".join(f"<code>{run_id[:8]}</code>" for run_id in run_ids)
-    if len(run_ids) <= _FEW_RUNS:
+    if len(run_ids) <= FEW:
         return f"run{'s' if len(run_ids) > 1 else ''} {names}"
     return f"<details><summary>{len(run_ids)} runs</summary>{names}</details>"

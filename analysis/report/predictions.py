@@ -12,7 +12,7 @@ from analysis import ablation_losses, mnist_kd, sweeps, table1_shape_im
 from analysis.ablation_losses import ABLATION, CONVERGENCE, PAIRING
 from analysis.frame import caption
 from analysis.frame.judge import Finding, Side, difference, found, judge, paired, resting_on
-from analysis.frame.view import View, steps, values
+from analysis.frame.view import View, steps, values, where
 from analysis.report import paper
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
@@ -202,8 +202,8 @@ def _transparency(view: View, *others: str) -> list[Finding]:
 
 def _of(shown: pd.DataFrame, protocol: table1_shape_im.Protocol, *interventions: str) -> pd.DataFrame:
     """Return the runs of some modifications in one reading of the protocol."""
-    rows = shown[(shown[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
-    return rows[rows["intervention"].isin(interventions) & (rows["strength"] == "paper")]
+    rows = where(shown, {**protocol._asdict(), "strength": "paper"})
+    return rows[rows["intervention"].isin(interventions)]
 
 
 def _imagenet_kl_faster(view: View) -> list[Finding]:
