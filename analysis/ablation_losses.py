@@ -170,8 +170,7 @@ def ablation_means(view: View, experiment: str) -> Listing:
         for arm, title in titles.items():
             runs = shown[(shown["mechanism"] == mechanism) & (shown[tag] == arm)]
             if len(runs):
-                measured = {name: values(runs, f"final/{metric}") for metric, name in present.items()}
-                texts = {name: style.interval_text(each) if each else "" for name, each in measured.items()}
+                texts = {name: judge(values(runs, f"final/{metric}")).text for metric, name in present.items()}
                 rows.append({"mechanism": mechanism.value, tag: title, **texts})
     title = caption.title(f"Final held-out metrics of {experiment}", shown, dataset=view.dataset(experiment))
     cells = pd.DataFrame(rows, columns=["mechanism", tag, *present.values()])

@@ -153,7 +153,7 @@ def _lambdas(view: View) -> list[Finding]:
     name = f"{search.metric} of the best trial (λ1 = {best['loss.lambda_1']:.3g}, λ2 = {best['loss.lambda_2']:.3g}) "
     name += "over the paper's values, on fresh seeds:"
     shown = pd.DataFrame([search.row] * (1 + len(search.confirmed)))
-    shown = shown.assign(run_id=[search.run_id, *search.confirmed["run_id"]])
+    shown = shown.assign(run_id=[search.study.run_id, *search.confirmed["run_id"]])
     return [found(name, judge(search.gains["the paper's values"], "below", 0.0, "+.3g"), shown)]
 
 
