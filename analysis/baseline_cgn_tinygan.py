@@ -64,7 +64,7 @@ def figure_8(view: View) -> dict[str, Figure]:
     for letter, when in (("a", "first"), ("b", "last")):
         title = f"Fig. 8{letter}: unconstrained BigGAN over the baseline's TinyGAN after the {when} epoch"
         if run is None:
-            figures[f"figure_8{letter}"] = style.gap(title, command(view, "tinygan"))
+            figures[f"figure_8{letter}"] = style.gap(title, view.command(EXPERIMENT, stage="tinygan"))
             continue
         step = min(kept) if letter == "a" else max(kept)
         samples = view.store.load_tensors(run["run_id"], kept[step])
@@ -84,7 +84,7 @@ def figure_9(view: View) -> Figure:
     title = "Fig. 9: the baseline's mechanisms over its training, from left to right"
     run, kept = _kept(view, "cgn", "mechanisms")
     if run is None:
-        return style.gap(title, command(view, "cgn"))
+        return style.gap(title, view.command(EXPERIMENT, stage="cgn"))
     snapshots = {step: view.store.load_tensors(run["run_id"], name) for step, name in sorted(kept.items())}
     across = max(1, style.COLUMNS // len(snapshots))  # inputs side by side
     blocks = []
@@ -112,7 +112,7 @@ def figure_10(view: View) -> Figure:
     title = "Fig. 10: counterfactuals of the baseline"
     found = {source: runs.iloc[0] for source, runs in reversed(counterfactuals(view).items()) if len(runs)}
     if "baseline" not in found:
-        return style.gap(title, command(view, "counterfactuals"))
+        return style.gap(title, view.command(EXPERIMENT, stage="counterfactuals"))
     run = found["baseline"]
     drawn = {
         source: view.store.load_tensors(one["run_id"], "counterfactuals")
@@ -137,9 +137,15 @@ def figure_10(view: View) -> Figure:
 
 def comparison(view: View) -> Table:
     """Compare the baseline's counterfactuals with those of CGN and SKDCGN."""
-    shown = counterfactuals(view)
+    shown, own = counterfactuals(view), view.command(EXPERIMENT, stage="counterfactuals")
+    commands = {"skdcgn": f"{view.command('imagenet_kd')} && {own}"}  # which needs its students first
     cells = [
-        cell(runs, quantity._replace(metric=f"final/{quantity.metric}"), missing(view, source), source=SOURCES[source])
+        cell(
+            runs,
+            quantity._replace(metric=f"final/{quantity.metric}"),
+            commands.get(source, own),
+            source=SOURCES[source],
+        )
         for quantity in _QUANTITIES
         for source, runs in shown.items()
     ]
@@ -156,17 +162,6 @@ def comparison(view: View) -> Table:
 def counterfactuals(view: View) -> dict[str, pd.DataFrame]:
     """Return the runs that measured the counterfactuals of each source, a row a seed, all of one profile."""
     return split(view.chosen(EXPERIMENT, by={"source": list(SOURCES)}, kind="counterfactuals"), "source", SOURCES)
-
-
-def command(view: View, stage: str) -> str:
-    """Return the command that makes the runs of a stage."""
-    return view.command(EXPERIMENT, stage=stage)
-
-
-def missing(view: View, source: str) -> str:
-    """Return the command that makes a source's missing run: SKDCGN's needs its students first."""
-    own = command(view, "counterfactuals")
-    return f"{view.command('imagenet_kd')} && {own}" if source == "skdcgn" else own
 
 
 def _kept(view: View, kind: str, name: str) -> tuple[pd.Series | None, dict[int, str]]:

@@ -170,7 +170,7 @@ def fidelity(view: View) -> Table:
         for mechanism in Mechanism
         for quantity in _MECHANISM_QUANTITIES
     ]
-    command = baseline_cgn_tinygan.command(view, "counterfactuals")
+    command = view.command(baseline_cgn_tinygan.EXPERIMENT, stage="counterfactuals")
     cells = [
         cell(runs, quantity, command, part=part, source=baseline_cgn_tinygan.SOURCES[source])
         for part, quantity in parts

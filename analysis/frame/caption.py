@@ -121,6 +121,12 @@ def fidelity(run: pd.Series, *metrics: str, when: str = "On the whole held-out s
     return f"{when}: {numbers}." if measured else ""
 
 
+def ratio(value: float, reference: float, times: str = "×") -> str:
+    """Say how many times larger or smaller a value is than a reference."""
+    larger = value > reference
+    return f"{value / reference if larger else reference / value:.1f}{times} {'larger' if larger else 'smaller'}"
+
+
 def number_range(shown: pd.DataFrame, column: str) -> str:
     """Name the values of a numeric column among some runs; empty where there are none."""
     found = pd.to_numeric(shown.get(column, pd.Series(dtype=float)), errors="coerce").dropna()

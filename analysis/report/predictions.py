@@ -4,6 +4,7 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -137,10 +138,7 @@ def _lightweight(view: View) -> list[Finding]:
 
 def _sizes(name: str, students: Sequence[float], teachers: Sequence[float]) -> str:
     """Say how a student's parameters stand to each of its teachers'."""
-    ratios = [
-        f"{student / teacher:.1f} times larger" if student > teacher else f"{teacher / student:.1f} times smaller"
-        for student, teacher in zip(students, teachers, strict=True)
-    ]
+    ratios = map(partial(caption.ratio, times=" times"), students, teachers)
     return f"the {name} is {', '.join(ratios)} than shape, texture, background"
 
 
