@@ -116,10 +116,9 @@ def class_figure(view: View) -> Figure:
     title = _title(view, "Accuracy by digit and source of training images", shown)
     if not shown:
         return style.gap(title, view.command(EXPERIMENT))
+    load = view.store.load_tensors
     means = [
-        torch.stack([view.store.load_tensors(run_id, "class_accuracy")["test"] for run_id in runs["run_id"]]).mean(
-            dim=0
-        )
+        torch.stack([load(run_id, "class_accuracy")["test"] for run_id in runs["run_id"]]).mean(dim=0)
         for runs in shown.values()
     ]
     accuracy = 100 * torch.stack(means).numpy()
