@@ -66,9 +66,9 @@ def figure_over_training(view: View, number: int, variant: str) -> Figure:
         number: of the paper's figure.
         variant: a key of `skdcgn.tinygan.variants.APPENDIX_D`.
     """
-    title = f"Fig. {number}: mask students, {APPENDIX_D[variant].title}, over training"
-    title = caption.title(title, dataset=view.dataset(ABLATION))
     shown = chosen(view, ABLATION).query("mechanism == 'shape' and variant == @variant")
+    title = f"Fig. {number}: mask students, {APPENDIX_D[variant].title}, over training"
+    title = caption.title(title, shown, dataset=view.dataset(ABLATION))
     if shown.empty:
         return style.gap(title, view.command(ABLATION))
     run = shown.iloc[0]  # the lowest seed, not the best one
@@ -80,7 +80,7 @@ def figure_over_training(view: View, number: int, variant: str) -> Figure:
         "Same noise and label in both rows, never seen in training; epochs are 30ths of the training. "
         f"{fidelity} {caption.provenance(run)}"
     )
-    return style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
+    return style.cite(style.sheet(blocks, title, below), [run["run_id"]])
 
 
 def figure_14(view: View) -> Figure:
@@ -120,9 +120,9 @@ def curves(view: View, experiment: str) -> dict[str, Figure]:
     figures = {}
     for mechanism in Mechanism:
         name = f"{experiment}_{mechanism}"
-        title = f"{_CURVES[experiment]}, held-out fidelity by step: {mechanism} students"
-        title = caption.title(title, dataset=view.dataset(experiment))
         shown = compared[compared["mechanism"] == mechanism]
+        title = f"{_CURVES[experiment]}, held-out fidelity by step: {mechanism} students"
+        title = caption.title(title, shown, dataset=view.dataset(experiment))
         if shown.empty:
             figures[name] = style.gap(title, view.command(experiment))
             continue
@@ -132,7 +132,7 @@ def curves(view: View, experiment: str) -> dict[str, Figure]:
             "Lines: means over seeds. Bands: from the lowest to the highest seed. Noise energy: that of high "
             f"frequencies, over the teacher's. {caption.provenance(shown)}"
         )
-        figure, panels = style.plots(len(present), caption.title(title, shown), below, right=2.35)
+        figure, panels = style.plots(len(present), title, below, right=2.35)
         with style.style():
             for axes, metric in zip(panels, present, strict=True):
                 _draw_curves(axes, metric, history[history["key"] == f"heldout/{metric}"], tag, titles)
@@ -170,8 +170,7 @@ def ablation_means(view: View, experiment: str) -> Listing:
         for arm, title in titles.items():
             runs = shown[(shown["mechanism"] == mechanism) & (shown[tag] == arm)]
             if len(runs):
-                measured = {name: values(runs, f"final/{metric}") for metric, name in present.items()}
-                texts = {name: style.interval_text(each) if each else "" for name, each in measured.items()}
+                texts = {name: judge(values(runs, f"final/{metric}")).text for metric, name in present.items()}
                 rows.append({"mechanism": mechanism.value, tag: title, **texts})
     title = caption.title(f"Final held-out metrics of {experiment}", shown, dataset=view.dataset(experiment))
     cells = pd.DataFrame(rows, columns=["mechanism", tag, *present.values()])

@@ -1,7 +1,5 @@
 """The paper's baseline for ImageNet, a CGN of TinyGANs: Fig. 8, 9 and 10, and a table beside CGN and SKDCGN."""
 
-import re
-
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -43,15 +41,20 @@ _HELD_OUT = {
 _FEATURES = {"vgg16": "VGG16", "random": "a small untrained net, in place of VGG16", "none": "none"}
 
 _QUANTITIES = (
-    Quantity("Fréchet distance of counterfactuals to the CGN's ↓", "frechet_counterfactual", ".2f"),
-    Quantity("Inception score ↑", "inception_score", ".2f"),
-    Quantity("variation within a class, by features ↑", "variation_counterfactual", ".2f"),
-    Quantity("high-frequency energy over BigGAN's (1: as natural)", "noise_energy", ".2f"),
-    Quantity("share of the image that is mask", "mask_share", ".3f"),
-    Quantity("share of mask pixels between 0.1 and 0.9 ↓", "mask_grey", ".3f"),
-    Quantity("share of masks below 0.1 or above 0.9 of the image ↓", "mask_collapsed", ".3f"),
-    *(Quantity(f"variation of the {m} within a class, by pixels ↑", f"pixel_variation_{m}", ".3f") for m in Mechanism),
-    *(Quantity(f"parameters, {m}", f"parameters_{m}", ",.0f", counted=True) for m in Mechanism),
+    Quantity("Fréchet distance of counterfactuals to the CGN's ↓", "final/frechet_counterfactual", ".2f"),
+    Quantity("Inception score ↑", "final/inception_score", ".2f"),
+    Quantity("variation within a class, by features ↑", "final/variation_counterfactual", ".2f"),
+    Quantity("high-frequency energy over BigGAN's (1: as natural)", "final/noise_energy", ".2f"),
+    Quantity("share of the image that is mask", "final/mask_share", ".3f"),
+    Quantity("share of mask pixels between 0.1 and 0.9 ↓", "final/mask_grey", ".3f"),
+    Quantity("share of masks below 0.1 or above 0.9 of the image ↓", "final/mask_collapsed", ".3f"),
+    *(
+        Quantity(
+            f"variation of the {mechanism} within a class, by pixels ↑", f"final/pixel_variation_{mechanism}", ".3f"
+        )
+        for mechanism in Mechanism
+    ),
+    *(Quantity(f"parameters, {m}", f"final/parameters_{m}", ",.0f", counted=True) for m in Mechanism),
 )
 
 
@@ -66,10 +69,10 @@ def figure_8(view: View) -> dict[str, Figure]:
     for letter, when in (("a", "first"), ("b", "last")):
         title = f"Fig. 8{letter}: unconstrained BigGAN over the baseline's TinyGAN after the {when} epoch"
         if run is None:
-            figures[f"figure_8{letter}"] = style.gap(title, command(view, "tinygan"))
+            figures[f"figure_8{letter}"] = style.gap(title, view.command(EXPERIMENT, stage="tinygan"))
             continue
         step = min(kept) if letter == "a" else max(kept)
-        samples = view.tensors(run["run_id"], kept[step])
+        samples = view.store.load_tensors(run["run_id"], kept[step])
         rows = {"BigGAN": samples["teacher"], "TinyGAN": samples["student"]}
         epochs = run.get("param/recipe.epochs", "?")
         below = (
@@ -86,8 +89,8 @@ def figure_9(view: View) -> Figure:
     title = "Fig. 9: the baseline's mechanisms over its training, from left to right"
     run, kept = _kept(view, "cgn", "mechanisms")
     if run is None:
-        return style.gap(title, command(view, "cgn"))
-    snapshots = {step: view.tensors(run["run_id"], name) for step, name in sorted(kept.items())}
+        return style.gap(title, view.command(EXPERIMENT, stage="cgn"))
+    snapshots = {step: view.store.load_tensors(run["run_id"], name) for step, name in sorted(kept.items())}
     across = max(1, style.COLUMNS // len(snapshots))  # inputs side by side
     blocks = []
     for start in range(0, min(_SHOWN, len(next(iter(snapshots.values()))["labels"])), across):
@@ -114,10 +117,10 @@ def figure_10(view: View) -> Figure:
     title = "Fig. 10: counterfactuals of the baseline"
     found = {source: runs.iloc[0] for source, runs in reversed(counterfactuals(view).items()) if len(runs)}
     if "baseline" not in found:
-        return style.gap(title, command(view, "counterfactuals"))
+        return style.gap(title, view.command(EXPERIMENT, stage="counterfactuals"))
     run = found["baseline"]
     drawn = {
-        source: view.tensors(one["run_id"], "counterfactuals")
+        source: view.store.load_tensors(one["run_id"], "counterfactuals")
         for source, one in found.items()
         if one["teacher_sha256"] == run["teacher_sha256"]
     }
@@ -139,9 +142,10 @@ def figure_10(view: View) -> Figure:
 
 def comparison(view: View) -> Table:
     """Compare the baseline's counterfactuals with those of CGN and SKDCGN."""
-    shown = counterfactuals(view)
+    shown, own = counterfactuals(view), view.command(EXPERIMENT, stage="counterfactuals")
+    commands = {"skdcgn": f"{view.command('imagenet_kd')} && {own}"}  # which needs its students first
     cells = [
-        cell(runs, quantity._replace(metric=f"final/{quantity.metric}"), missing(view, source), source=SOURCES[source])
+        cell(runs, quantity, commands.get(source, own), source=SOURCES[source])
         for quantity in _QUANTITIES
         for source, runs in shown.items()
     ]
@@ -160,23 +164,10 @@ def counterfactuals(view: View) -> dict[str, pd.DataFrame]:
     return split(view.chosen(EXPERIMENT, by={"source": list(SOURCES)}, kind="counterfactuals"), "source", SOURCES)
 
 
-def command(view: View, stage: str) -> str:
-    """Return the command that makes the runs of a stage."""
-    return view.command(EXPERIMENT, stage=stage)
-
-
-def missing(view: View, source: str) -> str:
-    """Return the command that makes a source's missing run: SKDCGN's needs its students first."""
-    own = command(view, "counterfactuals")
-    return f"{view.command('imagenet_kd')} && {own}" if source == "skdcgn" else own
-
-
 def _kept(view: View, kind: str, name: str) -> tuple[pd.Series | None, dict[int, str]]:
     """Return the run of a kind to show, and by step the names of the tensors `<name>_<step>` that it kept."""
     run = view.only(EXPERIMENT, kind=kind)
-    files = [] if run is None else view.files(run["run_id"])
-    found = [re.fullmatch(rf"({name}_(\d+))\.safetensors", file) for file in files]
-    return run, {int(match[2]): match[1] for match in found if match}
+    return run, {} if run is None else view.kept(run, name)
 
 
 def _picture(name: str, images: Tensor) -> Tensor:

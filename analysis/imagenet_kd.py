@@ -31,5 +31,7 @@ def figure_15(view: View) -> dict[str, Figure]:
     shown = view.chosen(EXPERIMENT, by={"objective": list(_ARMS)}, kind="student", mechanism="shape")
     header = {}
     if not shown.empty and shown["dataset"].iloc[0] == "miniature":  # ten classes: the first ten inputs have them all
-        header = {"label": view.tensors(shown["run_id"].iloc[0], "samples")["labels"][: style.COLUMNS].tolist()}
+        header = {
+            "label": view.store.load_tensors(shown["run_id"].iloc[0], "samples")["labels"][: style.COLUMNS].tolist()
+        }
     return {"figure_15": masks_by_epoch(view, EXPERIMENT, title, shown, "objective", _ARMS, header)}

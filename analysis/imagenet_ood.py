@@ -134,10 +134,10 @@ def _origins(shown: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 _SOURCE_QUANTITIES = (
-    Quantity("Fréchet distance to the CGN's ↓", "frechet_counterfactual", ".2f"),
-    Quantity("Fréchet distance to real images ↓", "frechet_real", ".2f"),
-    Quantity("Inception score ↑", "inception_score", ".2f"),
-    Quantity("variation within a class, by features", "variation_counterfactual", ".2f"),
+    Quantity("Fréchet distance to the CGN's ↓", "final/frechet_counterfactual", ".2f"),
+    Quantity("Fréchet distance to real images ↓", "final/frechet_real", ".2f"),
+    Quantity("Inception score ↑", "final/inception_score", ".2f"),
+    Quantity("variation within a class, by features", "final/variation_counterfactual", ".2f"),
 )
 """Of counterfactuals."""
 
@@ -162,15 +162,13 @@ def fidelity(view: View) -> Table:
         view: of the runs; those of `baseline_cgn_tinygan` measure the sources, `imagenet_kd` the students' masks.
     """
     shown = baseline_cgn_tinygan.counterfactuals(view)
-    parts = [
-        ("counterfactuals", quantity._replace(metric=f"final/{quantity.metric}")) for quantity in _SOURCE_QUANTITIES
-    ]
+    parts = [("counterfactuals", quantity) for quantity in _SOURCE_QUANTITIES]
     parts += [
         (mechanism.value, quantity._replace(metric=f"final/{quantity.metric}_{mechanism}"))
         for mechanism in Mechanism
         for quantity in _MECHANISM_QUANTITIES
     ]
-    command = baseline_cgn_tinygan.command(view, "counterfactuals")
+    command = view.command(baseline_cgn_tinygan.EXPERIMENT, stage="counterfactuals")
     cells = [
         cell(runs, quantity, command, part=part, source=baseline_cgn_tinygan.SOURCES[source])
         for part, quantity in parts

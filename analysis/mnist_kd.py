@@ -72,8 +72,7 @@ def compression(view: View) -> Table:
         cells += _mechanism_cells(view, mechanism, models)
         origins |= {f"{mechanism.capitalize()}, {model}": models[model] for model in ("ours", "paper's student")}
     title = caption.title("Compression of the CGN's mechanisms", *origins.values(), dataset=view.dataset(EXPERIMENT))
-    rows = _with_ratios(pd.DataFrame(cells)).to_dict("records")
-    return Table.of(title, rows, (*_NOTES, *caption.origins(origins, runs=True)))
+    return Table.of(title, cells, (*_NOTES, *caption.origins(origins, runs=True)))
 
 
 def _mechanism_cells(view: View, mechanism: Mechanism, models: dict[str, pd.DataFrame]) -> list[dict[str, object]]:
@@ -84,18 +83,24 @@ def _mechanism_cells(view: View, mechanism: Mechanism, models: dict[str, pd.Data
     for quantity, teachers in (*_SIZES, *((quantity, None) for quantity in _FIDELITY)):
         if quantity.metric == "final/iou" and mechanism is not Mechanism.SHAPE:
             continue
+        row = []
         for model, shown in models.items():
             place = {"mechanism": mechanism.value, "model": model}
             described = {"quantity": quantity.title, "metric": quantity.metric, **place}
             if model == "teacher" and teachers is None:
-                cells.append(words("reference", **described))
+                row.append(words("reference", **described))
             elif model == "paper's student" and quantity.metric in published_size():
                 size = published_size()[quantity.metric]
-                cells.append(words(format(size * quantity.scale, quantity.form), float(size), **described))
+                row.append(words(format(size * quantity.scale, quantity.form), float(size), **described))
             else:
                 measured = quantity._replace(metric=teachers) if model == "teacher" else quantity
                 made = cell(shown, measured, commands.get(model, own), **place)
-                cells.append(made | {"metric": quantity.metric})
+                row.append(made | {"metric": quantity.metric})
+        if quantity.metric in published_size() and row[0]["n"]:
+            for student in row[1:]:
+                if student["mean"] is not None:
+                    student["text"] += f" ({caption.ratio(student['mean'], row[0]['mean'])})"
+        cells += row
     return cells
 
 
@@ -110,19 +115,6 @@ def published_size() -> dict[str, int]:
             "final/parameters": cost.parameters(student),
             "final/macs": cost.macs(lambda: student(noise, labels)),
         }
-
-
-def _with_ratios(cells: pd.DataFrame) -> pd.DataFrame:
-    """Add to parameters and MACs of the students how they compare with the teacher's."""
-    for _, rows in cells[cells["metric"].isin(published_size())].groupby(["mechanism", "metric"]):
-        teacher = rows.loc[rows["model"] == "teacher", "mean"].item()
-        if pd.isna(teacher):
-            continue
-        for index, row in rows[(rows["model"] != "teacher") & rows["mean"].notna()].iterrows():
-            larger = row["mean"] > teacher
-            ratio = row["mean"] / teacher if larger else teacher / row["mean"]
-            cells.loc[index, "text"] += f" ({ratio:.1f}× {'larger' if larger else 'smaller'})"
-    return cells
 
 
 def figure_7(view: View) -> dict[str, Figure]:
@@ -150,7 +142,7 @@ def mechanism_sheets(view: View, experiment: str, number: str, domain: str) -> d
         if run is None:
             figures[name] = style.gap(title, view.command(experiment, mechanism=mechanism))
             continue
-        samples = view.tensors(run["run_id"], "samples")
+        samples = view.store.load_tensors(run["run_id"], "samples")
         rows = {row: mechanism.to_image(samples[row], 3) for row in ("teacher", "student")}
         below = (
             "Same noise and label in both rows, never seen in training. "
@@ -205,7 +197,7 @@ def figure_11(view: View) -> Figure:
 def _counterfactuals(view: View, experiment: str) -> tuple[pd.Series | None, dict[str, Tensor]]:
     """Return the run of three composed students to show, and the counterfactuals that it kept."""
     run = view.only(experiment, kind="skdcgn")
-    return run, {} if run is None else view.tensors(run["run_id"], "counterfactuals")
+    return run, {} if run is None else view.store.load_tensors(run["run_id"], "counterfactuals")
 
 
 def learning_curves(view: View) -> dict[str, Figure]:

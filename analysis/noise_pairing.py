@@ -25,9 +25,8 @@ _COLORS = {
 
 def pairing_figure(view: View) -> Figure:
     """Draw noise response, and L1 on seen and unseen noise, by mechanism and pairing."""
-    title = "Noise pairing: exact against published teacher sets"
-    title = caption.title(title, dataset=view.dataset(PAIRING))
-    shown = chosen(view, PAIRING)
+    shown, title = chosen(view, PAIRING), "Noise pairing: exact against published teacher sets"
+    title = caption.title(title, shown, dataset=view.dataset(PAIRING))
     if shown.empty:
         return style.gap(title, view.command(PAIRING))
     below = (
@@ -35,7 +34,7 @@ def pairing_figure(view: View) -> Figure:
         "deviations from their class means, on unseen noise. Dotted: a student that knows the class means and ignores "
         f"its noise. {caption.provenance(shown)}"
     )
-    figure, (responses, *panels) = style.plots(1 + len(Mechanism), caption.title(title, shown), below, right=2.2)
+    figure, (responses, *panels) = style.plots(1 + len(Mechanism), title, below, right=2.2)
     with style.style():
         for place, (mechanism, axes) in enumerate(zip(Mechanism, panels, strict=True)):
             students = {

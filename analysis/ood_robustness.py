@@ -8,7 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.frame import caption, published, style
+from analysis.frame import caption, style
+from analysis.frame.published import CGN_PAPER, REPLICATION, ROBUSTNESS
 from analysis.frame.style import Block
 from analysis.frame.table import READING, Quantity, Table, cell, words
 from analysis.frame.view import View, split, values
@@ -37,8 +38,6 @@ TESTS = {
 _LOOK = {"valid": ("o", 0), "test": ("s", 2), "valid_drifted": ("^", 1), "test_drifted": ("v", 4)}
 """Test set to its marker and its color of the palette."""
 
-_PUBLISHED = {"cgn_paper": "CGN paper", "replication": "replication"}
-
 _NOTES = (
     READING,
     "Accuracy in percent of the invariant classifier. Every source gives as many images. In the test sets colors or "
@@ -61,14 +60,11 @@ def table(view: View) -> Table:
     tests = {name: title for name, title in TESTS.items() if drifting or not name.endswith("drifted")}
     cells = []
     for source, runs in shown.items():
-        known = published.robustness(view.dataset(EXPERIMENT), source)
-        for who, title in _PUBLISHED.items():
-            place = {"source": SOURCES[source], "quantity": f"{title} (train / test)"}
-            accuracy = getattr(known, who)
-            if accuracy is None:
-                cells.append(words("–", **place))
-            else:
-                cells.append(words(f"{accuracy.train:g} / {accuracy.test:g}", accuracy.test / 100, **place))
+        known = ROBUSTNESS.get((view.dataset(EXPERIMENT), source), {})
+        for who in (CGN_PAPER, REPLICATION):
+            place = {"source": SOURCES[source], "quantity": f"{who} (train / test)"}
+            number = (f"{known[who].train:g} / {known[who].test:g}", known[who].test / 100) if who in known else ("–",)
+            cells.append(words(*number, **place))
         command = view.command(EXPERIMENT, profile=profile or view.profile, sources=source)
         for name, title in {"train": "train", **tests}.items():
             quantity = Quantity(title, f"final/{name}_accuracy", ".1f", 100)
@@ -107,11 +103,11 @@ def figure(view: View) -> Figure:
 def _draw_published(axes: Axes, dataset: str) -> None:
     """Draw the published test accuracies, hollow, left of ours."""
     look = {"s": 42, "facecolor": "none", "edgecolor": "0.2"}
-    for (who, label), marker in zip(_PUBLISHED.items(), "DP", strict=True):
-        found = [getattr(published.robustness(dataset, source), who) for source in SOURCES]
-        points = [(position - 0.32, accuracy.test) for position, accuracy in enumerate(found) if accuracy is not None]
+    known = {place: ROBUSTNESS.get((dataset, source), {}) for place, source in enumerate(SOURCES)}
+    for who, marker in ((CGN_PAPER, "D"), (REPLICATION, "P")):
+        points = [(place - 0.32, accuracies[who].test) for place, accuracies in known.items() if who in accuracies]
         if points:
-            axes.scatter(*zip(*points, strict=True), marker=marker, label=label, **look)
+            axes.scatter(*zip(*points, strict=True), marker=marker, label=who, **look)
 
 
 def class_figure(view: View) -> Figure:
@@ -120,8 +116,9 @@ def class_figure(view: View) -> Figure:
     title = _title(view, "Accuracy by digit and source of training images", shown)
     if not shown:
         return style.gap(title, view.command(EXPERIMENT))
+    load = view.store.load_tensors
     means = [
-        torch.stack([view.tensors(run_id, "class_accuracy")["test"] for run_id in runs["run_id"]]).mean(dim=0)
+        torch.stack([load(run_id, "class_accuracy")["test"] for run_id in runs["run_id"]]).mean(dim=0)
         for runs in shown.values()
     ]
     accuracy = 100 * torch.stack(means).numpy()
@@ -146,7 +143,7 @@ def image_sheet(view: View) -> Figure:
         return style.gap(title, view.command(EXPERIMENT))
     blocks = []
     for source, runs in shown.items():
-        samples = view.tensors(runs["run_id"].iloc[0], "samples")
+        samples = view.store.load_tensors(runs["run_id"].iloc[0], "samples")
         first, second = to_float(samples["pixels"]).chunk(2)
         header = {} if blocks else {"label": samples["labels"][: len(first)].tolist()}
         blocks.append(Block({SOURCES[source]: first, "": second}, header))

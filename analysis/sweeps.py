@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -45,16 +46,6 @@ class Found:
     study: StudyRecord
     confirmed: pd.DataFrame | None
     """Settings on fresh seeds: columns setting, seed, run_id and the metric; None until the study has finished."""
-
-    @property
-    def run_id(self) -> str:
-        """That of the study's run."""
-        return self.study.run_id
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Those of the study's run."""
-        return dict(self.study.tags)
 
     @property
     def metric(self) -> str:
@@ -116,19 +107,22 @@ class Found:
 
     def title(self, text: str) -> str:
         """Return a figure's title: what was searched for, and in what way it is less than the paper's experiment."""
-        return caption.title(f"{text}: {self.tags['mechanism']} student", self.row, dataset=self.tags["dataset"])
+        row = self.row
+        return caption.title(f"{text}: {row['mechanism']} student", row, dataset=row["dataset"])
 
     @property
     def row(self) -> pd.Series:
         """The study's tags as those of a run of a view."""
-        return pd.Series({**self.tags, "run_id": self.run_id, "stand_in": self.tags["stand_in"] == "true"})
+        tags = self.study.tags
+        return pd.Series({**tags, "run_id": self.study.run_id, "stand_in": tags["stand_in"] == "true"})
 
     @property
     def provenance(self) -> str:
         """Where a figure comes from: study, trials, teacher."""
         states = self.trials["state"].value_counts()
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        return f"Study {self.study.name} (run {self.run_id[:8]}): {counts}; teacher: {self.tags['teacher']}."
+        study = self.study
+        return f"Study {study.name} (run {study.run_id[:8]}): {counts}; teacher: {study.tags['teacher']}."
 
 
 def find(view: View, experiment: str, objectives: int = 1) -> Found | None:
@@ -147,7 +141,7 @@ def find(view: View, experiment: str, objectives: int = 1) -> Found | None:
         if len(study.objectives) != objectives or not (states == "complete").any():
             continue
         confirmed = None
-        if "confirmation.csv" in view.files(record.run_id):
+        if "confirmation.csv" in view.store.files(record.run_id):
             with view.store.artifact(record.run_id, "confirmation.csv") as path:
                 confirmed = pd.read_csv(path)
         return Found(view.store, experiment, study, confirmed)
@@ -158,6 +152,7 @@ class Plot(NamedTuple):
     """A figure of a study."""
 
     title: str
+    """With a place for what is searched, if it is to name that."""
     caption: str
     """What it shows; `found` may be formatted into it."""
     panels: int
@@ -183,13 +178,9 @@ def figures(view: View, experiment: str, searched: str, response: Plot) -> dict[
         Figures by file name. Where there is no study, they show the command that makes one.
     """
     found = find(view, experiment)
-    plots = {
-        "history": _HISTORY._replace(title=f"{_HISTORY.title}, {searched}"),
-        "importance": _IMPORTANCE._replace(title=f"{_IMPORTANCE.title}, {searched}"),
-        "response": response,
-        "fresh_seeds": _FRESH_SEEDS._replace(title=f"{_FRESH_SEEDS.title}, {searched}"),
-    }
-    return {f"{experiment}_{name}": drawn(view, experiment, plot, found) for name, plot in plots.items()}
+    plots = {"history": _HISTORY, "importance": _IMPORTANCE, "response": response, "fresh_seeds": _FRESH_SEEDS}
+    titled = {name: plot._replace(title=plot.title.format(searched)) for name, plot in plots.items()}
+    return {f"{experiment}_{name}": drawn(view, experiment, plot, found) for name, plot in titled.items()}
 
 
 def drawn(view: View, experiment: str, plot: Plot, found: Found | None) -> Figure:
@@ -201,7 +192,7 @@ def drawn(view: View, experiment: str, plot: Plot, found: Found | None) -> Figur
     figure, panels = style.plots(plot.panels, found.title(plot.title), below, right=plot.right)
     with style.style():
         plot.draw(found, panels)
-    return style.cite(figure, [found.run_id, *plot.cited(found)])
+    return style.cite(figure, [found.study.run_id, *plot.cited(found)])
 
 
 def _history(found: Found, panels: Sequence[Axes]) -> None:
@@ -219,7 +210,7 @@ def _history(found: Found, panels: Sequence[Axes]) -> None:
 
 
 _HISTORY = Plot(
-    "Optimization history",
+    "Optimization history, {}",
     "Filled: completed; hollow: stopped early, at its last value; cross: failed, or its process died (drawn at the "
     "bottom). Dashed: the first trial, with the paper's values.",
     1,
@@ -232,28 +223,27 @@ def _importance(found: Found, panels: Sequence[Axes]) -> None:
     (axes,) = panels
     values = studies.importances(found.store, found.experiment, found.study.name, _RESAMPLES)
     names = values.groupby("parameter")["share"].mean().sort_values(ascending=False).index
-    for index, method in enumerate(values["method"].unique()):
-        chosen = values[values["method"] == method]
-        shares = [chosen[chosen["parameter"] == name]["share"] for name in names]
-        means = np.array([share.mean() for share in shares])
-        spread = np.array([np.quantile(share, (0.025, 0.975)) for share in shares]).T
-        axes.bar(
-            np.arange(len(names)) + 0.36 * (index - 0.5),
-            means,
-            0.34,
-            yerr=np.abs(spread - means),
-            color=style.PALETTE[index],
-            label=method,
-            error_kw={"elinewidth": 1, "capsize": 3},
-        )
+    look = {"width": 0.72, "gap": 0.05, "capsize": 0.07, "saturation": 1, "err_kws": {"linewidth": 1, "color": "black"}}
+    colors = dict(zip(values["method"].unique(), style.PALETTE, strict=False))
+    seaborn.barplot(
+        values,
+        x="parameter",
+        y="share",
+        hue="method",
+        order=names,
+        palette=colors,
+        errorbar=("pi", 95),
+        ax=axes,
+        **look,
+    )
     axes.set_xticks(range(len(names)), [NAMES.get(name, name) for name in names])
-    axes.set(ylabel="share of the variation", ylim=(0, 1))
+    axes.set(xlabel="", ylabel="share of the variation", ylim=(0, 1))
     axes.grid(False, axis="x")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 _IMPORTANCE = Plot(
-    "Importance of the parameters",
+    "Importance of the parameters, {}",
     f"Bars: mean over {_RESAMPLES} bootstrap resamples of the completed trials, each with another seed of the random "
     "forest; lines: their 95 % range. fANOVA explains the variation over the whole space, PED-ANOVA what sets the best "
     "trials apart.",
@@ -282,7 +272,7 @@ def _fresh_seeds(found: Found, panels: Sequence[Axes]) -> None:
 
 
 _FRESH_SEEDS = Plot(
-    "The best trial on fresh seeds",
+    "The best trial on fresh seeds, {}",
     "Left: a thin line for each of {found.fresh.shape[0]} seeds, all settings on the same initial weights and training "
     "noise; dots: mean and 95 % interval. Right: what the best trial gains over each other setting, paired by seed, "
     "with 95 % intervals. On the search's own seed the best of many trials looks better than it is.",

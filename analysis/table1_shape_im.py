@@ -9,16 +9,16 @@ from matplotlib.figure import Figure
 
 from analysis.frame import caption, style
 from analysis.frame.judge import judge, say
-from analysis.frame.published import TABLE_1, Accuracy, robustness
+from analysis.frame.published import CGN_PAPER, ROBUSTNESS, TABLE_1, Accuracy
 from analysis.frame.style import Block
 from analysis.frame.table import READING, Listing, Quantity, Table, cell, words
-from analysis.frame.view import View
+from analysis.frame.view import View, where
 from skdcgn.counterfactuals.readings import PAPER_STRENGTH
 from skdcgn.images import to_float
 
 EXPERIMENT = "table1_shape_im"
 
-PAPER: Mapping[str, Accuracy] = {"none": robustness("double_colored", "cgn").cgn_paper, **TABLE_1}
+PAPER: Mapping[str, Accuracy] = {"none": ROBUSTNESS["double_colored", "cgn"][CGN_PAPER], **TABLE_1}
 """Accuracies that the paper prints, in percent, by intervention; the control's is that of the CGN paper."""
 
 INTERVENTIONS = {
@@ -100,21 +100,19 @@ def protocols(results: pd.DataFrame) -> list[Protocol]:
     return sorted(found, key=lambda protocol: [order[name] for name in protocol])
 
 
-def case(results: pd.DataFrame, protocol: Protocol, intervention: str, strength: str = "paper") -> pd.DataFrame:
+def case(results: pd.DataFrame, protocol: Protocol, intervention: str) -> pd.DataFrame:
     """Return the runs of a case, a row a seed; none where it was not run.
 
     The control is modified neither in training nor at sampling: where the CGN is trained, it is one for both.
     """
     when = "training" if (protocol.when, intervention) == ("both", "none") else protocol.when
-    tags = {**protocol._asdict(), "when": when, "intervention": intervention, "strength": strength}
-    return results[(results[list(tags)] == pd.Series(tags)).all(axis=1)].sort_values("seed")
+    tags = {**protocol._asdict(), "when": when, "intervention": intervention, "strength": "paper"}
+    return where(results, tags).sort_values("seed")
 
 
-def values(
-    results: pd.DataFrame, protocol: Protocol, intervention: str, metric: str, strength: str = "paper"
-) -> pd.Series:
+def values(results: pd.DataFrame, protocol: Protocol, intervention: str, metric: str) -> pd.Series:
     """Return a metric of a case by seed; empty where it was not run or measured."""
-    runs = case(results, protocol, intervention, strength).set_index("seed")
+    runs = case(results, protocol, intervention).set_index("seed")
     return runs.reindex(columns=[metric])[metric].dropna().astype(float)
 
 
@@ -165,7 +163,7 @@ def figure_3(view: View) -> Figure:
         rows = {}
         for intervention, name in names.items():
             for run_id in case(results, protocol, intervention)["run_id"].head(1):  # the lowest seed, if there is any
-                tensors = view.tensors(run_id, "samples")
+                tensors = view.store.load_tensors(run_id, "samples")
                 rows[name if rows else f"({letter}) {name}"] = to_float(tensors["mask"])
                 rows[" " * len(rows)] = to_float(tensors["images"])
                 shown.append(run_id)
@@ -209,8 +207,7 @@ def transparency_curve(view: View) -> Figure:
 def transparencies(results: pd.DataFrame, protocol: Protocol) -> dict[float, pd.DataFrame]:
     """Return each transparency that a protocol has, from low to 1 (the control), with its runs."""
     control = case(results, protocol, "none")
-    modified = results[(results[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
-    modified = modified[modified["intervention"] == "transparency"]
+    modified = where(results, {**protocol._asdict(), "intervention": "transparency"})
     strengths = modified["strength"].replace("paper", str(PAPER_STRENGTH)).astype(float)
     found = {strength: modified[strengths == strength] for strength in sorted(strengths.unique())}
     return found | ({1.0: control} if found and len(control) else {})

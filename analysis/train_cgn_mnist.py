@@ -75,14 +75,13 @@ def figure(view: View) -> dict[str, Figure]:
     figures = {}
     for who, experiment in EXPERIMENTS.items():
         name = "our_teacher" if who == "ours" else f"our_{who}"
-        title = f"{_TITLES[who][0].upper()}{_TITLES[who][1:]}, trained here"
-        title = caption.title(title, dataset=view.dataset(EXPERIMENTS["ours"]))
-        runs = chosen(view, who)
+        runs, title = chosen(view, who), f"{_TITLES[who][0].upper()}{_TITLES[who][1:]}, trained here"
+        title = caption.title(title, runs, dataset=view.dataset(EXPERIMENTS["ours"]))
         if runs.empty:
             figures[name] = style.gap(title, view.command(experiment))
             continue
         run = runs.iloc[0]  # the lowest seed, not the best one
-        tensors = view.tensors(run["run_id"], "samples")
+        tensors = view.store.load_tensors(run["run_id"], "samples")
         prefixes = {"ours": "ours_", "authors": "authors_"} if who == "ours" else {"baseline": ""}
         blocks = [
             Block(_rows(tensors, prefix), {whose: range(style.COLUMNS)})
@@ -93,7 +92,7 @@ def figure(view: View) -> dict[str, Figure]:
             "One sample of each class; in the last row the labels of texture and background are permuted. "
             f"{caption.provenance(run, *_settings(runs)[:1])}"
         )
-        figures[name] = style.cite(style.sheet(blocks, caption.title(title, run), below), [run["run_id"]])
+        figures[name] = style.cite(style.sheet(blocks, title, below), [run["run_id"]])
     return figures
 
 

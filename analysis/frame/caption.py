@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from analysis.frame import view
+from analysis.frame import style, view
 
 METRICS: Mapping[str, str] = {
     "iou": "mask IoU ↑",
@@ -18,8 +18,6 @@ METRICS: Mapping[str, str] = {
     "seen_iou": "mask IoU on seen noise ↑",
 }
 """Names of a student's metrics; the arrow says what is better."""
-
-_FEW = 6  # run ids that a reader can take in at a glance
 
 
 def name(metric: str) -> str:
@@ -39,7 +37,7 @@ def title(text: str, *shown: pd.DataFrame | pd.Series, dataset: str | None = Non
         InputError: there is no such dataset.
     """
     text = f"{text}, {view.dataset_title(dataset)}" if dataset else text
-    first = [_first(runs) for runs in shown if len(runs)]
+    first = [runs if isinstance(runs, pd.Series) else runs.iloc[0] for runs in shown if len(runs)]
     notes = dict.fromkeys(note for run in first for note in stand_ins(run))
     return f"{text} ({'; '.join(notes)})" if notes else text
 
@@ -70,7 +68,7 @@ def provenance(shown: pd.DataFrame | pd.Series, *details: str, runs: bool = True
     """
     shown = shown.to_frame().T if isinstance(shown, pd.Series) else shown
     first, plural = shown.iloc[0], "s" if len(shown) > 1 else ""
-    named = f"run{plural} {', '.join(shown['run_id'].str[:8])}" if len(shown) <= _FEW else f"{len(shown)} runs"
+    named = f"run{plural} {', '.join(shown['run_id'].str[:8])}" if len(shown) <= style.FEW else f"{len(shown)} runs"
     parts = [named] if runs else []
     parts.append(f"profile {first['profile']}")
     if "param/distill.steps" in shown and pd.notna(first["mechanism"]):
@@ -123,11 +121,13 @@ def fidelity(run: pd.Series, *metrics: str, when: str = "On the whole held-out s
     return f"{when}: {numbers}." if measured else ""
 
 
+def ratio(value: float, reference: float, times: str = "×") -> str:
+    """Say how many times larger or smaller a value is than a reference."""
+    larger = value > reference
+    return f"{value / reference if larger else reference / value:.1f}{times} {'larger' if larger else 'smaller'}"
+
+
 def number_range(shown: pd.DataFrame, column: str) -> str:
     """Name the values of a numeric column among some runs; empty where there are none."""
     found = pd.to_numeric(shown.get(column, pd.Series(dtype=float)), errors="coerce").dropna()
     return " or ".join(f"{int(value):,}" for value in sorted(found.unique()))
-
-
-def _first(runs: pd.DataFrame | pd.Series) -> pd.Series:
-    return runs if isinstance(runs, pd.Series) else runs.iloc[0]

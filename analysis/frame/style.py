@@ -61,7 +61,8 @@ _GRAY = "0.35"
 
 _GAP = "gap"
 
-_FEW_RUNS = 6  # run ids that a reader can take in at a glance
+FEW = 6
+"""Run ids that a reader can take in at a glance."""
 
 
 class Block(NamedTuple):
@@ -89,16 +90,14 @@ def sheet(blocks: Sequence[Block], title: str, caption: str) -> Figure:
     pitch = [next(iter(block.rows.values())).shape[-1] + PADDING for block in blocks]
     # Inches of one pixel in each block, such that the widest row fills the width.
     inches = [across / (columns * step + PADDING) for step in pitch]
-    heights = [picture.shape[0] * size for picture, size in zip(pictures, inches, strict=True)]
-    headers = [_HEADER * len(block.header) for block in blocks]
+    headers = sum(_HEADER * len(block.header) for block in blocks)
+    heights = sum(picture.shape[0] * size for picture, size in zip(pictures, inches, strict=True))
     with style():
-        figure, top, _ = _page(sum(heights) + sum(headers) + 0.15 * (len(blocks) - 1), title, caption)
+        figure, top, _ = _page(heights + headers + 0.15 * (len(blocks) - 1), title, caption)
         total = figure.get_figheight()
-        for block, picture, step, size, height, header in zip(
-            blocks, pictures, pitch, inches, heights, headers, strict=True
-        ):
-            top -= header + height
-            width = picture.shape[1] * size
+        for block, picture, step, size in zip(blocks, pictures, pitch, inches, strict=True):
+            height, width = picture.shape[0] * size, picture.shape[1] * size
+            top -= _HEADER * len(block.header) + height
             axes = figure.add_axes((left / _WIDTH, top / total, width / _WIDTH, height / total))
             axes.imshow(picture, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
@@ -207,13 +206,8 @@ def _page(height: float, title: str, caption: str) -> tuple[Figure, float, float
     return figure, total - above, below
 
 
-def interval_text(values: Sequence[float], form: str = ".3g", scale: float = 1.0) -> str:
-    """Write the mean of values over seeds with its 95 % Student-t interval and n; the value alone where n = 1."""
-    return write_interval(mean_interval(values), form, scale)
-
-
 def write_interval(interval: Interval, form: str = ".3g", scale: float = 1.0) -> str:
-    """Write a mean with its interval and n; see `interval_text`."""
+    """Write a mean over seeds with its 95 % Student-t interval and n; the value alone where n = 1."""
     mean, low, high = (format(value * scale, form) for value in interval[:3])
     return f"{mean}, n=1" if interval.n == 1 else f"{mean} [{low}, {high}], n={interval.n}"
 
@@ -267,6 +261,6 @@ def _runs_line(run_ids: Sequence[str]) -> str:
     if not run_ids:
         return ""
     names = " ".join(f"<code>{run_id[:8]}</code>" for run_id in run_ids)
-    if len(run_ids) <= _FEW_RUNS:
+    if len(run_ids) <= FEW:
         return f"run{'s' if len(run_ids) > 1 else ''} {names}"
     return f"<details><summary>{len(run_ids)} runs</summary>{names}</details>"

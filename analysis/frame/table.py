@@ -16,21 +16,26 @@ from skdcgn.measure.statistics import mean_interval
 READING = "Means over seeds with their 95 % Student-t interval and n, the number of seeds."
 """What a reader of cells must know."""
 
-_SYMBOLS = {
-    "×": r"$\times$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "−": r"$-$",
-    "±": r"$\pm$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "λ": r"$\lambda$",
-    "²": r"$^2$",
-    "–": "--",
-    "…": r"\dots{}",
-    "é": r"\'e",
-}
+_SYMBOLS = str.maketrans(
+    {
+        "×": r"$\times$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "−": r"$-$",
+        "±": r"$\pm$",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "λ": r"$\lambda$",
+        "²": r"$^2$",
+        "–": "--",
+        "…": r"\dots{}",
+        "é": r"\'e",
+    }
+)
+"""The few characters that LaTeX fonts may lack, spelled."""
 
+_LATEX = {ord(character): f"\\{character}" for character in "&%$#_{}"} | _SYMBOLS
+"""The same, and what LaTeX would not take for text."""
 
 _NUMBERS = ("metric", "mean", "low", "high", "n", "text", "command")  # columns of every cell
 
@@ -109,7 +114,7 @@ class Listing:
     @property
     def commands(self) -> list[str]:
         """The commands that fill the gaps, in the order in which the gaps are numbered."""
-        return []
+        return [command for command in self.cells.get("command", pd.Series(dtype=str)).unique() if command]
 
     @property
     def text(self) -> pd.DataFrame:
@@ -130,11 +135,12 @@ class Listing:
         body = self._latex_body()
         packages = "booktabs, multirow" if "multirow" in body else "booktabs"
         gaps = [
-            rf"[{number}] \texttt{{{_latex(command).replace('--', '-{}-')}}}"
+            rf"[{number}] \texttt{{{command.translate(_LATEX).replace('--', '-{}-')}}}"
             for number, command in enumerate(self.commands, 1)
         ]
-        notes = "\n\n".join([*map(_latex, self.notes), *gaps])
-        return f"% packages: {packages}\n\\textbf{{{_latex(self.title)}}}\n\n{_symbols(body)}\n{notes}\n"
+        notes = "\n\n".join([*(note.translate(_LATEX) for note in self.notes), *gaps])
+        title = self.title.translate(_LATEX)
+        return f"% packages: {packages}\n\\textbf{{{title}}}\n\n{body.translate(_SYMBOLS)}\n{notes}\n"
 
     def _latex_body(self) -> str:
         count = max(1, self.text.shape[1])
@@ -195,11 +201,6 @@ class Table(Listing):
         return not self.cells["n"].fillna(0).any()
 
     @property
-    def commands(self) -> list[str]:
-        """The commands that fill the gaps, in the order in which the gaps are numbered."""
-        return [command for command in self.cells["command"].unique() if command]
-
-    @property
     def text(self) -> pd.DataFrame:
         """The table as people read it, rows and columns in the order of the cells, gaps numbered by their commands."""
         numbers = {command: f" [{number}]" for number, command in enumerate(self.commands, 1)}
@@ -225,17 +226,3 @@ def _emphasis(text: str) -> str:
     """CSS of a cell: what is no number stands back."""
     stands_back = text.startswith(("no finished run", "not measured", "reference"))
     return "color: #777; font-style: italic" if stands_back else ""
-
-
-def _latex(text: str) -> str:
-    """Escape plain text for LaTeX."""
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return _symbols(text)
-
-
-def _symbols(text: str) -> str:
-    """Spell the few characters that LaTeX fonts may lack."""
-    for character, command in _SYMBOLS.items():
-        text = text.replace(character, command)
-    return text

@@ -132,7 +132,7 @@ class View:
         tags = {"dataset": self.dataset(experiment), **tags}
         if not {*tags, *by} <= set(finished.columns):
             return finished.iloc[:0].reindex(columns=list(dict.fromkeys([*finished.columns, *tags, *by])))
-        found = _where(finished, tags)
+        found = where(finished, tags)
         cases = {
             column: list(found[column].dropna().unique() if names is None else names) for column, names in by.items()
         }
@@ -189,13 +189,10 @@ class View:
         history = pd.DataFrame(rows, columns=["run_id", "key", "step", "value"])
         return history.merge(shown[[column for column in shown if "/" not in column]], on="run_id", how="left")
 
-    def files(self, run_id: str) -> list[str]:
-        """Return the names of the files and folders that a run kept."""
-        return self.store.files(run_id)
-
-    def tensors(self, run_id: str, name: str) -> dict[str, Tensor]:
-        """Return the tensors that a run kept under a name."""
-        return self.store.load_tensors(run_id, name)
+    def kept(self, run: pd.Series, name: str) -> dict[int, str]:
+        """Return, by step, the names `<name>_<step>` of the tensors that a run kept over its training."""
+        found = [re.fullmatch(rf"({name}_(\d+))\.safetensors", file) for file in self.store.files(run["run_id"])]
+        return {int(match[2]): match[1] for match in found if match}
 
     def held_out(self, run: pd.Series, epoch: int) -> tuple[Tensor, Tensor]:
         """Return teacher's and student's held-out images, as a student's run kept them nearest to an epoch of 30.
@@ -210,12 +207,11 @@ class View:
         Raises:
             InputError: the run kept no such images.
         """
-        found = [re.fullmatch(r"(heldout_(\d+))\.safetensors", file) for file in self.files(run["run_id"])]
-        kept = {int(match[2]): match[1] for match in found if match}
+        kept = self.kept(run, "heldout")
         if not kept:
             raise InputError(f"run {run['run_id']} kept no held-out images: run its experiment again.")
         wanted = steps(run) * epoch / EPOCHS
-        images = self.tensors(run["run_id"], kept[min(kept, key=lambda step: (abs(step - wanted), step))])
+        images = self.store.load_tensors(run["run_id"], kept[min(kept, key=lambda step: (abs(step - wanted), step))])
         return to_float(images["teacher"]), to_float(images["student"])
 
     def command(self, experiment: str, **flags: str | None) -> str:
@@ -259,12 +255,9 @@ def _alike(runs: pd.DataFrame, pattern: str) -> pd.DataFrame:
     return runs[(runs[settings].eq(first) | runs[settings].isna()).all(axis=1)]
 
 
-def _where(runs: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
+def where(runs: pd.DataFrame, tags: Mapping[str, str]) -> pd.DataFrame:
     """Return the runs that have some tags."""
-    mask = pd.Series(True, index=runs.index)
-    for column, value in wanted.items():
-        mask &= runs[column] == value
-    return runs[mask]
+    return runs[(runs[list(tags)] == pd.Series(tags)).all(axis=1)]
 
 
 def split(shown: pd.DataFrame, column: str, names: Iterable[str]) -> dict[str, pd.DataFrame]:

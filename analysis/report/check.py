@@ -40,7 +40,7 @@ _OWN = r",? seed \d+| \(run \w+\)"  # in names of what a script trained itself
 _COSTS = ("per_second", "seconds", "latency", "megabytes")  # in the names of final metrics that depend on the machine
 _ROUNDING = 1e-5  # relative: what six digits in the tables leave
 _NO_CASE = ("seed", "hardware", "commit", "stand_in", "overrides", "run_id")
-_GROUP = ["experiment", "profile", "dataset"]
+_GROUP = ["experiment", *export.SCOPE]
 _OUTCOMES = ["agree", "disagree", "too few seeds", "missing"]
 
 

@@ -16,19 +16,10 @@ import tyro
 from analysis.frame.table import Listing
 from analysis.frame.view import View
 from analysis.report.deviations import DEVIATIONS
-from analysis.report.paper import CLAIMS, Claim
-from analysis.report.verdicts import Status, verdicts
+from analysis.report.paper import CLAIMS
+from analysis.report.verdicts import verdicts
 from skdcgn import cli
 from skdcgn.runs.store import open_store
-
-_SYMBOLS = {
-    Status.CONFIRMED: "✔",
-    Status.PARTLY: "◐",
-    Status.REFUTED: "✘",
-    Status.OPEN: "?",
-    Status.NOT_TESTABLE: "–",
-    Status.NO_RUN: "…",
-}
 
 
 def claims(view: View) -> Listing:
@@ -40,10 +31,11 @@ def claims(view: View) -> Listing:
     for verdict in decided:
         claim = verdict.claim
         missing = "".join(f" (`{command}`)" for command in verdict.commands)
+        published = f" The paper has: {claim.paper}." if claim.paper else ""
         rows.append(
             {
-                "claim of the paper": f"{claim.statement} ({claim.section}){_papers_value(claim)}",
-                "verdict here": f"{_SYMBOLS[verdict.status]} {verdict.label}",
+                "claim of the paper": f"{claim.statement} ({claim.section}){published}",
+                "verdict here": f"{verdict.status.symbol} {verdict.label}",
                 "evidence": verdict.evidence + missing,
                 "scale": verdict.scale,
                 "look at": ", ".join(claim.figures),
@@ -57,10 +49,6 @@ def claims(view: View) -> Listing:
         "Intervals are not corrected for their number: of twenty that should reach over their bound, one does not.",
     )
     return Listing(title, pd.DataFrame(rows), notes, markup)
-
-
-def _papers_value(claim: Claim) -> str:
-    return f" The paper has: {claim.paper}." if claim.paper else ""
 
 
 def criteria() -> Listing:
@@ -79,10 +67,8 @@ def criteria() -> Listing:
 
 def deviations() -> Listing:
     """Return the table of what paper and released code say differently."""
-    rows = [
-        {"what": each.what, "paper": each.paper, "released code": each.code, "here": each.here} for each in DEVIATIONS
-    ]
-    return Listing("Where they disagree", pd.DataFrame(rows))
+    rows = pd.DataFrame(DEVIATIONS).drop(columns="claims").rename(columns={"code": "released code"})
+    return Listing("Where they disagree", rows)
 
 
 def costs(view: View) -> Listing:

@@ -82,8 +82,9 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     keys = [*SCOPE, "kind", *cases, "mechanism", "steps", "seed"]
     results = results.assign(steps=[_steps(run) for _, run in results.iterrows()])
     newest = results.sort_values("start_time", ascending=False, kind="stable")
-    rows = newest.drop_duplicates([*keys, "teacher", "overrides"])
-    rows = rows.reindex(columns=[*keys, *metrics, "cost/train_seconds", *PROVENANCE])
+    rows = newest.drop_duplicates([*keys, "teacher", "overrides"]).reindex(
+        columns=[*keys, *metrics, "cost/train_seconds", *PROVENANCE]
+    )
     rows[metrics] = rows[metrics].map(lambda value: value if value.is_integer() else float(f"{value:.6g}"))
     rows["cost/train_seconds"] = rows["cost/train_seconds"].round(2)
     return rows.sort_values(keys, kind="stable").reset_index(drop=True).dropna(axis="columns", how="all")
@@ -106,8 +107,9 @@ def search_tables(shown: View, experiment: str) -> dict[str, pd.DataFrame]:
         found = sweeps.find(View(shown.store, profile), experiment)
         if found is None:
             continue
-        scope = {"profile": profile, "dataset": found.tags["dataset"], "mechanism": found.tags["mechanism"]}
-        origin = {**found.tags, "commit": view.commit(found.tags)}
+        tags = found.study.tags
+        scope = {"profile": profile, "dataset": tags["dataset"], "mechanism": tags["mechanism"]}
+        origin = {**tags, "commit": view.commit(tags)}
         origin = {key: origin.get(key, "") for key in PROVENANCE}
         rows = found.trials.drop(columns=["response", "run_id"])
         trials.append(rows.assign(**scope, kind="trial", study=found.study.name, **origin))
@@ -117,13 +119,10 @@ def search_tables(shown: View, experiment: str) -> dict[str, pd.DataFrame]:
             steps = [view.steps(runs_by_id.loc[run_id]) for run_id in rows.pop("run_id")]
             rows.insert(rows.columns.get_loc("seed"), "steps", steps)
             confirmed.append(rows.assign(**scope, kind="confirmation", **origin))
-    tables = {experiment: trials, f"{experiment}_confirmation": confirmed}
-    return {name: _scope_first(pd.concat(parts)) for name, parts in tables.items() if parts}
-
-
-def _scope_first(rows: pd.DataFrame) -> pd.DataFrame:
     first = [*SCOPE, "kind", "mechanism"]
-    return rows[[*first, *(column for column in rows if column not in first)]]
+    tables = {experiment: trials, f"{experiment}_confirmation": confirmed}
+    joined = {name: pd.concat(parts) for name, parts in tables.items() if parts}
+    return {name: rows[[*first, *rows.columns.difference(first, sort=False)]] for name, rows in joined.items()}
 
 
 def rows_of(shown: View, experiment: str) -> dict[str, pd.DataFrame]:
@@ -201,7 +200,7 @@ def _best(shown: View, experiment: str, output: Path) -> list[Path]:
     if found is None or found.confirmed is None:
         return []
     path = output / f"{experiment}_best.yaml"
-    with shown.store.artifact(found.run_id, "best.yaml") as best, atomic_path(path) as temporary:
+    with shown.store.artifact(found.study.run_id, "best.yaml") as best, atomic_path(path) as temporary:
         temporary.write_bytes(best.read_bytes())
     return [path]
 

@@ -1,23 +1,28 @@
 """What each claim of the paper predicts about the numbers of runs, and what the runs say to that."""
 
+import itertools
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
 
 from analysis import ablation_losses, mnist_kd, sweeps, table1_shape_im
+from analysis.ablation_losses import ABLATION, CONVERGENCE, PAIRING
 from analysis.frame import caption
 from analysis.frame.judge import Finding, Side, difference, found, judge, paired, resting_on
-from analysis.frame.view import View, steps, values
+from analysis.frame.view import View, steps, values, where
 from analysis.report import paper
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
 from skdcgn.tinygan.networks import PUBLISHED_IMAGENET, TinyGANGenerator
 
-Prediction = Callable[[View], list[Finding]]
+Prediction = Callable[[View], Iterable[Finding]]
 """Asks a store; says what its runs say."""
+
+Mechanisms = Iterable[Mechanism]
 
 
 def _missing(view: View, name: str, experiment: str, mechanism: str | None = None) -> Finding:
@@ -28,28 +33,27 @@ def _missing(view: View, name: str, experiment: str, mechanism: str | None = Non
 # --- kinds of predictions
 
 
-def _level(name: str, experiment: str, metric: str, side: Side, bound: float, **tags: str) -> Prediction:
-    """Predict that a metric lies above or below a bound."""
-
-    def predict(view: View) -> list[Finding]:
-        shown = view.chosen(experiment, **tags)
-        if shown.empty:
-            return [_missing(view, name, experiment, tags.get("mechanism"))]
-        return [found(name, judge(values(shown, metric), side, bound), shown)]
-
-    return predict
+def _prediction(kind: Callable[..., Iterable[Finding]]) -> Callable[..., Prediction]:
+    """Make a kind of predictions: called with all but the view, it returns the prediction that asks a view."""
+    return lambda *what, **tags: lambda view: kind(view, *what, **tags)
 
 
+@_prediction
 def _levels(
-    name: str, experiment: str, metric: str, side: Side, bound: float, mechanisms: Iterable[Mechanism], **tags: str
-) -> tuple[Prediction, ...]:
-    """Predict a metric's side for several mechanisms, which `name` has a place for."""
-    return tuple(
-        _level(name.format(each), experiment, metric, side, bound, mechanism=each.value, **tags) for each in mechanisms
-    )
+    view: View, name: str, experiment: str, metric: str, side: Side, bound: float, which: Mechanisms, **tags: str
+) -> Iterator[Finding]:
+    """Predict that a metric of some mechanisms, which `name` may have a place for, lies above or below a bound."""
+    for mechanism in which:
+        named, shown = name.format(mechanism), view.chosen(experiment, mechanism=mechanism.value, **tags)
+        if shown.empty:
+            yield _missing(view, named, experiment, mechanism)
+        else:
+            yield found(named, judge(values(shown, f"final/{metric}"), side, bound), shown)
 
 
-def _gain(
+@_prediction
+def _sources(
+    view: View,
     name: str,
     experiment: str,
     metric: str,
@@ -58,16 +62,13 @@ def _gain(
     baseline: str,
     bound: float = 0.0,
     **tags: str,
-) -> Prediction:
+) -> Iterator[Finding]:
     """Predict how a metric from one source of images stands to that from another, seed by seed."""
-
-    def predict(view: View) -> list[Finding]:
-        pair = _pair(view, experiment, {**tags, "source": arm}, {**tags, "source": baseline})
-        if pair is None:
-            return [_missing(view, name, experiment)]
-        return [found(name, judge(paired(*pair, metric), side, bound, "+.3g"), pd.concat(pair))]
-
-    return predict
+    pair = _pair(view, experiment, {**tags, "source": arm}, {**tags, "source": baseline})
+    if pair is None:
+        yield _missing(view, name, experiment)
+    else:
+        yield found(name, judge(paired(*pair, f"final/{metric}"), side, bound, "+.3g"), pd.concat(pair))
 
 
 def _pair(
@@ -81,42 +82,27 @@ def _pair(
     return None if theirs.empty else (ours, theirs)
 
 
+@_prediction
 def _arms(
-    experiment: str, mechanisms: Iterable[Mechanism], arm: str, baseline: str, metric: str, side: Side
-) -> Prediction:
+    view: View, experiment: str, arm: str, baseline: str, metric: str, side: Side, which: Mechanisms
+) -> Iterator[Finding]:
     """Predict that one arm of an ablation has a higher or a lower metric than another, paired by seed."""
     tag, titles = ablation_losses.ARMS[experiment]
-
-    def predict(view: View) -> list[Finding]:
-        chosen, findings = ablation_losses.chosen(view, experiment), []
-        for mechanism in mechanisms:
-            name = f"{mechanism} {caption.name(metric)}, {titles[arm]} − {titles[baseline]}"
-            shown = chosen[(chosen["mechanism"] == mechanism) & chosen[tag].isin([arm, baseline])]
-            if shown[tag].nunique() < 2:
-                findings.append(_missing(view, name, experiment, mechanism))
-            else:
-                gains = difference(shown, tag, arm, baseline, f"final/{metric}")
-                findings.append(found(name, judge(gains, side, 0.0, "+.3g"), shown))
-        return findings
-
-    return predict
+    chosen = ablation_losses.chosen(view, experiment)
+    for mechanism in which:
+        name = f"{mechanism} {caption.name(metric)}, {titles[arm]} − {titles[baseline]}"
+        shown = chosen[(chosen["mechanism"] == mechanism) & chosen[tag].isin([arm, baseline])]
+        if shown[tag].nunique() < 2:
+            yield _missing(view, name, experiment, mechanism)
+        else:
+            gains = difference(shown, tag, arm, baseline, f"final/{metric}")
+            yield found(name, judge(gains, side, 0.0, "+.3g"), shown)
 
 
-def _better(
-    experiment: str, arm: str, baseline: str, *mechanisms: Mechanism, worse: bool = False
-) -> tuple[Prediction, ...]:
-    """Predict that an arm is better than another, or worse: by IoU for masks, by L1 for the rest."""
-    sides: tuple[Side, Side] = ("below", "above") if worse else ("above", "below")
-    return tuple(
-        _arms(experiment, [each], arm, baseline, *(("iou", sides[0]) if each is Mechanism.SHAPE else ("l1", sides[1])))
-        for each in mechanisms
-    )
-
-
-def _from_images(source: str, other: str, side: Side, bound: float = 0.0) -> Prediction:
-    """Predict how classifiers that learned from one source of images stand to those of another, in test accuracy."""
+def _from_images(source: str, other: str, bound: float = 0.0) -> Prediction:
+    """Predict that classifiers that learned from one source of images beat those of another, in test accuracy."""
     name = f"test accuracy of a classifier from {source} images − from {other}"
-    return _gain(name, "ood_robustness", "final/test_accuracy", side, source, other, bound)
+    return _sources(name, "ood_robustness", "test_accuracy", "above", source, other, bound)
 
 
 # --- predictions about single claims
@@ -152,10 +138,7 @@ def _lightweight(view: View) -> list[Finding]:
 
 def _sizes(name: str, students: Sequence[float], teachers: Sequence[float]) -> str:
     """Say how a student's parameters stand to each of its teachers'."""
-    ratios = [
-        f"{student / teacher:.1f} times larger" if student > teacher else f"{teacher / student:.1f} times smaller"
-        for student, teacher in zip(students, teachers, strict=True)
-    ]
+    ratios = map(partial(caption.ratio, times=" times"), students, teachers)
     return f"the {name} is {', '.join(ratios)} than shape, texture, background"
 
 
@@ -168,65 +151,57 @@ def _lambdas(view: View) -> list[Finding]:
     name = f"{search.metric} of the best trial (λ1 = {best['loss.lambda_1']:.3g}, λ2 = {best['loss.lambda_2']:.3g}) "
     name += "over the paper's values, on fresh seeds:"
     shown = pd.DataFrame([search.row] * (1 + len(search.confirmed)))
-    shown = shown.assign(run_id=[search.run_id, *search.confirmed["run_id"]])
+    shown = shown.assign(run_id=[search.study.run_id, *search.confirmed["run_id"]])
     return [found(name, judge(search.gains["the paper's values"], "below", 0.0, "+.3g"), shown)]
 
 
-def _overfits(intervention: str) -> Prediction:
+@_prediction
+def _overfits(view: View, intervention: str) -> list[Finding]:
     """Predict high accuracy in training and little in test, with masks modified so (Table 1).
 
     Each reading of the protocol is a finding. With the digit's own labels, color gives the digit away, whatever the
     mask: those are shown for comparison. Nothing counts against the prediction where not even the unmodified masks were
     learned: there the classifiers saw too little to tell.
     """
-
-    def predict(view: View) -> list[Finding]:
-        shown, findings = table1_shape_im.chosen(view), []
-        for protocol in table1_shape_im.protocols(shown):
-            accuracies = [
-                table1_shape_im.values(shown, protocol, intervention, metric)
-                for metric in ("train_accuracy", "valid_accuracy")
-            ]
-            train, test = judge(accuracies[0], "above", paper.LEARNED), judge(accuracies[1], "below", paper.NEAR_CHANCE)
-            if train.interval is None:
-                continue
-            holds = False if False in (train.holds, test.holds) else True if train.holds and test.holds else None
-            control = table1_shape_im.values(shown, protocol, "none", "train_accuracy")
-            if holds is False and not judge(control, "above", paper.LEARNED).holds:
-                holds = None
-            text = f"{protocol}: train {train.text}, test {test.text}"
-            rows = _of(shown, protocol, intervention)
-            finding = resting_on(rows, train.interval.n, text, holds)
-            findings.append(replace(finding, decides=protocol.labels == "permuted"))
-        return findings or [_missing(view, f"masks with {intervention}", table1_shape_im.EXPERIMENT)]
-
-    return predict
+    shown, findings = table1_shape_im.chosen(view), []
+    for protocol in table1_shape_im.protocols(shown):
+        accuracies = [
+            table1_shape_im.values(shown, protocol, intervention, metric)
+            for metric in ("train_accuracy", "valid_accuracy")
+        ]
+        train, test = judge(accuracies[0], "above", paper.LEARNED), judge(accuracies[1], "below", paper.NEAR_CHANCE)
+        if train.interval is None:
+            continue
+        holds = False if False in (train.holds, test.holds) else True if train.holds and test.holds else None
+        control = table1_shape_im.values(shown, protocol, "none", "train_accuracy")
+        if holds is False and not judge(control, "above", paper.LEARNED).holds:
+            holds = None
+        text = f"{protocol}: train {train.text}, test {test.text}"
+        finding = resting_on(_of(shown, protocol, intervention), train.interval.n, text, holds)
+        findings.append(replace(finding, decides=protocol.labels == "permuted"))
+    return findings or [_missing(view, f"masks with {intervention}", table1_shape_im.EXPERIMENT)]
 
 
-def _transparency(*others: str) -> Prediction:
+@_prediction
+def _transparency(view: View, *others: str) -> list[Finding]:
     """Predict that 3/4 transparency trains a better classifier than other masks, whatever the reading."""
-
-    def predict(view: View) -> list[Finding]:
-        shown, findings = table1_shape_im.chosen(view), []
-        for protocol in table1_shape_im.protocols(shown):
-            for other in others:
-                pair = [
-                    table1_shape_im.values(shown, protocol, name, "valid_accuracy") for name in ("transparency", other)
-                ]
-                gains = judge(pair[0] - pair[1], "above", 0.0, "+.3g")
-                if gains.interval is not None:
-                    rows = _of(shown, protocol, "transparency", other)
-                    finding = found(f"{protocol}: test accuracy over {other}", gains, rows)
-                    findings.append(replace(finding, decides=protocol.labels == "permuted"))
-        return findings or [_missing(view, "transparent masks", table1_shape_im.EXPERIMENT)]
-
-    return predict
+    shown, findings = table1_shape_im.chosen(view), []
+    for protocol, other in itertools.product(table1_shape_im.protocols(shown), others):
+        ours, theirs = (
+            table1_shape_im.values(shown, protocol, name, "valid_accuracy") for name in ("transparency", other)
+        )
+        gains = judge(ours - theirs, "above", 0.0, "+.3g")
+        if gains.interval is not None:
+            runs = _of(shown, protocol, "transparency", other)
+            finding = found(f"{protocol}: test accuracy over {other}", gains, runs)
+            findings.append(replace(finding, decides=protocol.labels == "permuted"))
+    return findings or [_missing(view, "transparent masks", table1_shape_im.EXPERIMENT)]
 
 
 def _of(shown: pd.DataFrame, protocol: table1_shape_im.Protocol, *interventions: str) -> pd.DataFrame:
     """Return the runs of some modifications in one reading of the protocol."""
-    rows = shown[(shown[list(protocol._fields)] == pd.Series(protocol._asdict())).all(axis=1)]
-    return rows[rows["intervention"].isin(interventions) & (rows["strength"] == "paper")]
+    rows = where(shown, {**protocol._asdict(), "strength": "paper"})
+    return rows[rows["intervention"].isin(interventions)]
 
 
 def _imagenet_kl_faster(view: View) -> list[Finding]:
@@ -260,64 +235,57 @@ def _imagenet_tinygan(view: View) -> list[Finding]:
     return [found("L1 to BigGAN's images, at the end − after the first epoch", gains, shown)]
 
 
-ALL = tuple(Mechanism)
-RENDERED = (Mechanism.TEXTURE, Mechanism.BACKGROUND)
+SHAPE, RENDERED = (Mechanism.SHAPE,), (Mechanism.TEXTURE, Mechanism.BACKGROUND)
 
 IMAGENET, BASELINE = "imagenet_kd", "baseline_cgn_tinygan"
-ABLATION, CONVERGENCE, PAIRING = "ablation_losses", "kl_convergence", "noise_pairing"
 
-_IMAGENET_MASKS = _level("mask IoU", IMAGENET, "final/iou", "above", paper.CLOSE_IOU, mechanism="shape")
+_IMAGENET_MASKS = _levels("mask IoU", IMAGENET, "iou", "above", paper.CLOSE_IOU, SHAPE)
+
+_RELEASED = "noise response of a {} student trained as released"
+_DISTANCE = "Fréchet distance to the CGN's counterfactuals, SKDCGN − baseline"
 
 PREDICTIONS: Mapping[str, Sequence[Prediction]] = {
     "mechanisms": (
-        _level("mask IoU", "mnist_kd", "final/iou", "above", paper.CLOSE_IOU, mechanism="shape"),
-        *_levels("{} L1", "mnist_kd", "final/l1", "below", paper.CLOSE_L1, RENDERED),
+        _levels("mask IoU", "mnist_kd", "iou", "above", paper.CLOSE_IOU, SHAPE),
+        _levels("{} L1", "mnist_kd", "l1", "below", paper.CLOSE_L1, RENDERED),
     ),
     "lightweight": (_lightweight,),
     # The students of the paper learned from noise as the released scripts stored it.
-    "random_noise": _levels(
-        "noise response of a {} student trained as released",
-        PAIRING,
-        "final/noise_response",
-        "below",
-        paper.FREE_RESPONSE,
-        ALL,
-        pairing="published",
+    "random_noise": (
+        _levels(_RELEASED, PAIRING, "noise_response", "below", paper.FREE_RESPONSE, Mechanism, pairing="published"),
     ),
     # Masks were stored with their own noise: what the pairing does shows in the other two.
-    "capacity": (_arms(PAIRING, RENDERED, "exact", "published", "noise_response", "below"),),
-    "teacher_noise": _levels(
-        "noise energy of the {} student over its teacher's", "mnist_kd", "final/noise_energy", "below", 1.0, ALL
+    "capacity": (_arms(PAIRING, "exact", "published", "noise_response", "below", RENDERED),),
+    "teacher_noise": (
+        _levels(
+            "noise energy of the {} student over its teacher's", "mnist_kd", "noise_energy", "below", 1.0, Mechanism
+        ),
     ),
-    "kl_better": _better(CONVERGENCE, "paper", "none", *ALL),
-    "kl_faster": (_arms(CONVERGENCE, ALL, "paper", "none", "steps_to_target", "below"),),
-    "cross_entropy": _better(ABLATION, "cross_entropy", "tinygan", Mechanism.SHAPE, worse=True),
-    "d1": _better(ABLATION, "d1_kl_layers", "tinygan", Mechanism.SHAPE, worse=True),
-    "d2_images": _better(ABLATION, "d2_kl_outputs", "tinygan", *RENDERED),
-    "d2_masks": _better(ABLATION, "d2_kl_outputs", "tinygan", Mechanism.SHAPE, worse=True),
-    "d3": (_arms(ABLATION, ALL, "d3_mse", "tinygan", "noise_energy", "above"),),
+    # Better is a higher IoU of masks, and a lower L1 of the other two.
+    "kl_better": (
+        _arms(CONVERGENCE, "paper", "none", "iou", "above", SHAPE),
+        _arms(CONVERGENCE, "paper", "none", "l1", "below", RENDERED),
+    ),
+    "kl_faster": (_arms(CONVERGENCE, "paper", "none", "steps_to_target", "below", Mechanism),),
+    "cross_entropy": (_arms(ABLATION, "cross_entropy", "tinygan", "iou", "below", SHAPE),),
+    "d1": (_arms(ABLATION, "d1_kl_layers", "tinygan", "iou", "below", SHAPE),),
+    "d2_images": (_arms(ABLATION, "d2_kl_outputs", "tinygan", "l1", "below", RENDERED),),
+    "d2_masks": (_arms(ABLATION, "d2_kl_outputs", "tinygan", "iou", "below", SHAPE),),
+    "d3": (_arms(ABLATION, "d3_mse", "tinygan", "noise_energy", "above", Mechanism),),
     "lambdas": (_lambdas,),
     "imagenet_mechanisms": (
         _IMAGENET_MASKS,
-        *_levels("{} L1", IMAGENET, "final/l1", "below", paper.CLOSE_L1_IMAGENET, RENDERED),
+        _levels("{} L1", IMAGENET, "l1", "below", paper.CLOSE_L1_IMAGENET, RENDERED),
     ),
     "masks_directly": (_IMAGENET_MASKS,),
     "imagenet_kl_faster": (_imagenet_kl_faster,),
     "imagenet_tinygan": (_imagenet_tinygan,),
     # Counterfactuals nearer to the CGN's are better ones.
     "imagenet_baseline": (
-        _gain(
-            "Fréchet distance to the CGN's counterfactuals, SKDCGN − baseline",
-            BASELINE,
-            "final/frechet_counterfactual",
-            "below",
-            "skdcgn",
-            "baseline",
-            kind="counterfactuals",
-        ),
+        _sources(_DISTANCE, BASELINE, "frechet_counterfactual", "below", "skdcgn", "baseline", kind="counterfactuals"),
     ),
     "imagenet_robustness": tuple(
-        _gain(f"{name}, SKDCGN − CGN", "imagenet_ood", f"final/{metric}", "above", "skdcgn", "cgn", -paper.EQUIVALENT)
+        _sources(f"{name}, SKDCGN − CGN", "imagenet_ood", metric, "above", "skdcgn", "cgn", -paper.EQUIVALENT)
         for metric, name in {
             "top1_ensemble": "accuracy",
             "shape_bias_shape": "shape bias",
@@ -328,11 +296,9 @@ PREDICTIONS: Mapping[str, Sequence[Prediction]] = {
     "table1_rotation": (_overfits("rotation"),),
     "table1_transparency": (_transparency("noise", "rotation"),),
     "transparency_better": (_transparency("none"),),
-    "counterfactuals": (_from_images("skdcgn", "cgn", "above", -paper.EQUIVALENT),),
-    "robustness": tuple(
-        _from_images(source, "cgn", "above", -paper.EQUIVALENT) for source in ("skdcgn", "skdcgn_published")
-    ),
-    "baseline": (_from_images("skdcgn", "baseline", "above"),),
-    "invariance": (_from_images("cgn", "original", "above", paper.FAR_ABOVE),),
+    "counterfactuals": (_from_images("skdcgn", "cgn", -paper.EQUIVALENT),),
+    "robustness": tuple(_from_images(source, "cgn", -paper.EQUIVALENT) for source in ("skdcgn", "skdcgn_published")),
+    "baseline": (_from_images("skdcgn", "baseline"),),
+    "invariance": (_from_images("cgn", "original", paper.FAR_ABOVE),),
 }
 """What each claim of `paper.CLAIMS` predicts that an experiment can decide, by its id."""

@@ -6,7 +6,7 @@ Otherwise: not shown. A smoke test decides nothing.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 from analysis.frame.judge import Finding
 from analysis.frame.view import View
@@ -15,23 +15,18 @@ from analysis.report.paper import Claim
 from analysis.report.predictions import PREDICTIONS
 
 
-class Status(StrEnum):
-    """What the runs say about a claim."""
+class Status(Enum):
+    """What the runs say about a claim: in words, as a symbol, and in words where a miniature stands for ImageNet."""
 
-    CONFIRMED = "confirmed"
-    PARTLY = "partly"
-    REFUTED = "refuted"
-    OPEN = "not shown"
-    NOT_TESTABLE = "not testable here"
-    NO_RUN = "no run"
+    CONFIRMED = "confirmed", "✔", "points to it"
+    PARTLY = "partly", "◐", "points both ways"
+    REFUTED = "refuted", "✘", "points against it"
+    OPEN = "not shown", "?", "open"
+    NOT_TESTABLE = "not testable here", "–", ""
+    NO_RUN = "no run", "…", ""
 
-
-_INDICATIVE = {
-    Status.CONFIRMED: "points to it",
-    Status.PARTLY: "points both ways",
-    Status.REFUTED: "points against it",
-    Status.OPEN: "open",
-}
+    def __init__(self, words: str, symbol: str, indicative: str) -> None:
+        self.words, self.symbol, self.indicative = words, symbol, indicative
 
 
 @dataclass(frozen=True)
@@ -59,10 +54,10 @@ class Verdict:
     def label(self) -> str:
         """The status in words, no stronger than what it rests on."""
         if not self.run_ids or not any(finding.stand_in for finding in self.findings):
-            return self.status.value
+            return self.status.words
         if self.claim.imagenet:
-            return f"indicative on the miniature: {_INDICATIVE[self.status]}"
-        return f"{self.status.value} (on a stand-in)"
+            return f"indicative on the miniature: {self.status.indicative}"
+        return f"{self.status.words} (on a stand-in)"
 
     @property
     def evidence(self) -> str:
