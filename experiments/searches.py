@@ -2,15 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 from experiments.cases import teacher_of
 from experiments.presets import SweepConfig
 from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.students import StudentConfig
 from skdcgn.recipes.sweep import DistillationSearch, make_trial
-from skdcgn.runs.identity import identify, overrides
+from skdcgn.runs.identity import derive, identify, overrides
 from skdcgn.runs.search import Definition, Direction, Params, Space
 
 _SCOPE = ("dataset", "mechanism", "teacher", "search", "confirm_seeds", "out")  # what to run, rather than how
@@ -42,10 +40,8 @@ def search_of(
         InputError: the teacher's weights are not available, the study cannot have its name, or the confirmation has no
             fresh seeds.
     """
-    teacher = teacher_of(MNISTTeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
-    shared = {each.name for each in fields(StudentConfig)} & {each.name for each in fields(config)} - {"teacher"}
-    given = {name: getattr(config, name) for name in shared}
-    setting = StudentConfig(teacher=teacher.config, frechet=False, **given)
+    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
+    setting = derive(StudentConfig, config, teacher=config.teacher_config, frechet=False)
     directions: dict[str, Direction] = {"iou": "maximize"} if config.mechanism == "shape" else {"l1": "minimize"}
     if "student.width" in space:
         directions["parameters"] = "minimize"

@@ -17,6 +17,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from tqdm import tqdm
 
+from skdcgn.cli import Profile
 from skdcgn.distributed import broadcast, group, rank
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs.identity import Identity, flatten, identify
@@ -29,6 +30,15 @@ Make = Callable[[Run, Any, Mapping[str, RunRecord]], None]
 """Makes a run: takes the run to log to, the case's config, and the finished runs that the case needs, by name."""
 
 
+@dataclass(frozen=True)
+class RunConfig:
+    """What the config of every run has, and that of every study."""
+
+    profile: Profile
+    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
+    runtime: Runtime = field(default_factory=Runtime, kw_only=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One run of a study: config in, run out."""
@@ -37,8 +47,8 @@ class Case:
     """The MLflow experiment: the stem of the script that it belongs to."""
     name: str
     """For messages and the UI; it tells apart the cases of an experiment, profile and data set."""
-    config: Any
-    """A frozen dataclass with a `runtime`: with `inputs` and `needs` all that the result depends on but the code."""
+    config: RunConfig
+    """With `inputs` and `needs` all that the result depends on but the code."""
     make: Make
     """At the top level of a module."""
     tags: Mapping[str, object] = field(default_factory=dict)
