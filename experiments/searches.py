@@ -9,7 +9,8 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.students import StudentConfig
 from skdcgn.recipes.sweep import DistillationSearch, make_trial
 from skdcgn.runs.identity import derive, identify, overrides
-from skdcgn.runs.search import Definition, Direction, Params, Space
+from skdcgn.runs.search import Definition, Params, Space
+from skdcgn.runs.studies import Direction
 
 _SCOPE = ("dataset", "mechanism", "teacher", "search", "confirm_seeds", "out")  # what to run, rather than how
 

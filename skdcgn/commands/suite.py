@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from tqdm import tqdm
 
 from skdcgn.cli import Profile
-from skdcgn.commands import experiment, search
+from skdcgn.commands import experiment
 from skdcgn.data import weights
 from skdcgn.data.mnist import mnist_folder
 from skdcgn.errors import InputError, Interrupted
@@ -137,7 +137,7 @@ def run(entries: Sequence[Entry], config: Config) -> None:
         for step in steps:
             print(f"\n{step.name}: {_about(step.seconds / 60)}, {shlex.join(['python', *step.command[1:]])}")
             plan = plans.get(step.name)
-            lines = (search if isinstance(plan, DistillationSearch) else experiment).dry_run(plan) if plan else []
+            lines = experiment.dry_run(plan) if plan else []
             print(*(f"  {line}" for line in lines), sep="\n", end="\n" if lines else "")
         print("\nFinished runs are skipped. This was a dry run: nothing was run.")
         return
