@@ -12,10 +12,9 @@ from itertools import product
 from typing import Literal
 
 from experiments.cases import student_case, students_study
-from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
+from experiments.presets import EPOCHS, GRAY_OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.runs.lifecycle import Plan
-from skdcgn.tinygan.networks import TinyGANConfig
 from skdcgn.tinygan.variants import APPENDIX_D
 
 DESCRIPTION = """The objectives of Appendix D compared with the plain one, seed by seed: held-out fidelity and noise
@@ -35,15 +34,7 @@ class Config(StudentsConfig):
     """The objective, see `skdcgn.tinygan.variants.APPENDIX_D`."""
 
 
-def gray_masks(student: TinyGANConfig) -> TinyGANConfig:
-    """Draw masks as gray RGB, as the published students do: the published teacher set holds them so."""
-    return replace(student, mask_channels=3)
-
-
-DEFAULTS = {
-    profile: Config(profile, **{**OBJECTIVES[profile], "student": gray_masks(OBJECTIVES[profile]["student"])})
-    for profile in PROFILES
-}
+DEFAULTS = {profile: Config(profile, **GRAY_OBJECTIVES[profile]) for profile in PROFILES}
 
 
 def plan(config: Config) -> Plan:

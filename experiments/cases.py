@@ -178,8 +178,7 @@ def skdcgn_case(study: Study, students: Mapping[Mechanism, Case], seed: int, **t
 
 def distillation(config: DistillationConfig) -> list[Case]:
     """Return the students of every seed, and where they have all mechanisms the three of a seed put together, last."""
-    default = DistillationConfig(config.profile, **STUDENTS[config.profile])
-    study = students_study("mnist_kd", config, default, (), "Sec. 4.3, Fig. 7", KD_DESCRIPTION)
+    study = students_study("mnist_kd", config, STUDENTS[config.profile], (), "Sec. 4.3, Fig. 7", KD_DESCRIPTION)
     cases = []
     for seed in config.seeds:
         students = {mechanism: student_case(study, config, mechanism, seed) for mechanism in config.mechanisms}
@@ -229,8 +228,7 @@ def generator_case(study: Study, config: RobustnessConfig, dataset: Dataset, sou
     if source == "baseline":
         return baselines(replace(BASELINES[config.students], **own))[0]
     if source == "skdcgn":
-        return distillation(DistillationConfig(config.students, **{**STUDENTS[config.students], **own}))[-1]
+        return distillation(replace(STUDENTS[config.students], **own))[-1]
     if source == "skdcgn_published":
-        published = {**STUDENTS[config.published_students], **own, "student": PUBLISHED_MNIST}
-        return distillation(DistillationConfig(config.published_students, **published))[-1]
+        return distillation(replace(STUDENTS[config.published_students], **own, student=PUBLISHED_MNIST))[-1]
     return None

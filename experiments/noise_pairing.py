@@ -15,7 +15,7 @@ from itertools import product
 from typing import Literal
 
 from experiments.cases import student_case, students_study
-from experiments.presets import OBJECTIVES, PROFILES, STUDENTS, StudentsConfig
+from experiments.presets import GRAY_OBJECTIVES, STUDENTS, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ClassMeansConfig, make_class_means, make_responding_student
 from skdcgn.runs.identity import derive
@@ -33,17 +33,11 @@ class Config(StudentsConfig):
     """Teacher set: each image with its own noise, or as the published scripts drew it."""
 
 
-# Masks are drawn as gray RGB, as the published students do: the published teacher set holds them so.
 DEFAULTS = {
     profile: Config(
-        profile,
-        student=replace(OBJECTIVES[profile]["student"], mask_channels=3),
-        distill=OBJECTIVES[profile]["distill"],
-        loss=STUDENTS[profile]["loss"],
-        seeds=OBJECTIVES[profile].get("seeds", (0,)),
-        heldout_per_class=STUDENTS[profile].get("heldout_per_class", 100),
+        profile, **{**GRAY_OBJECTIVES[profile], "loss": given.loss, "heldout_per_class": given.heldout_per_class}
     )
-    for profile in PROFILES
+    for profile, given in STUDENTS.items()
 }
 
 

@@ -56,6 +56,14 @@ class StudentsConfig(MNISTDistillation):
         return list(Mechanism) if self.mechanism == "all" else [Mechanism(self.mechanism)]
 
 
+@dataclass(frozen=True)
+class DistillationConfig(StudentsConfig):
+    """Distillation of an MNIST CGN."""
+
+    class_embedding: Path | None = None
+    """A .npy file with the class embedding to start from, such as BigGAN's."""
+
+
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
 NATIVE_LOSS = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0, kl=1.0)
 NATIVE_DISTILL = DistillConfig(
@@ -72,26 +80,24 @@ SMOKE_DISTILL = DistillConfig(
     steps=12, learning_rate=3e-3, schedule="cosine", batch_size=8, per_class=4, discriminator_width=8
 )
 
-STUDENTS: Mapping[Profile, Mapping[str, Any]] = {
-    "smoke": dict(
-        student=NATIVE_MNIST, distill=SMOKE_DISTILL, loss=LossConfig(kl=1.0), heldout_per_class=10, evaluations=2
+STUDENTS: Mapping[Profile, DistillationConfig] = {
+    "smoke": DistillationConfig(
+        "smoke", NATIVE_MNIST, SMOKE_DISTILL, loss=LossConfig(kl=1.0), heldout_per_class=10, evaluations=2
     ),
-    "quick": dict(student=NATIVE_MNIST, distill=NATIVE_DISTILL, loss=NATIVE_LOSS, seeds=(0, 1, 2)),
-    "full": dict(
-        student=NATIVE_MNIST,
-        distill=replace(NATIVE_DISTILL, steps=40_000, texture_steps=20_000, per_class=10_000),
+    "quick": DistillationConfig("quick", NATIVE_MNIST, NATIVE_DISTILL, loss=NATIVE_LOSS, seeds=(0, 1, 2)),
+    "full": DistillationConfig(
+        "full",
+        NATIVE_MNIST,
+        replace(NATIVE_DISTILL, steps=40_000, texture_steps=20_000, per_class=10_000),
         loss=NATIVE_LOSS,
         heldout_per_class=500,
         evaluations=10,
     ),
-    "paper": dict(
-        student=PUBLISHED_MNIST,
-        distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
-        loss=LossConfig(),
-        evaluations=EPOCHS,
+    "paper": DistillationConfig(
+        "paper", PUBLISHED_MNIST, DistillConfig(steps=EPOCHS * EPOCH_STEPS), evaluations=EPOCHS
     ),
 }
-"""Students by profile: fields of `StudentsConfig`."""
+"""Students of an MNIST CGN, by profile."""
 
 # The paper's objectives on the native student: its learning rate of 2e-4 would need its number of steps.
 _OBJECTIVES = DistillConfig(
@@ -111,6 +117,11 @@ OBJECTIVES: Mapping[Profile, Mapping[str, Any]] = {
 }
 """Students where objectives are compared, by profile; all of Appendix D's objectives have a discriminator."""
 
+GRAY_OBJECTIVES = {
+    profile: {**given, "student": replace(given["student"], mask_channels=3)} for profile, given in OBJECTIVES.items()
+}
+"""The same with masks drawn as gray RGB, as the published students do: the published teacher set holds them so."""
+
 CGNS: Mapping[Profile, CGNConfig] = {
     "smoke": CGNConfig("smoke", CGNTrainingConfig(steps=20), 200, ClassifierConfig(epochs=1)),
     "quick": CGNConfig("quick", CGNTrainingConfig(steps=2400), 8000, ClassifierConfig(epochs=4)),
@@ -118,14 +129,6 @@ CGNS: Mapping[Profile, CGNConfig] = {
     "paper": CGNConfig("paper", PUBLISHED, 100_000, ClassifierConfig()),
 }
 """CGNs of our own, by profile."""
-
-
-@dataclass(frozen=True)
-class DistillationConfig(StudentsConfig):
-    """Distillation of an MNIST CGN."""
-
-    class_embedding: Path | None = None
-    """A .npy file with the class embedding to start from, such as BigGAN's."""
 
 
 @dataclass(frozen=True)
