@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, StudentsConfig
+from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, MNISTDistillation
 from skdcgn.cli import Profile
 from skdcgn.data.mnist import Dataset
 from skdcgn.files import sha256
@@ -110,9 +110,14 @@ The sample sheets show, from top to bottom, masks, textures, backgrounds, images
 
 
 def students_study(
-    experiment: str, config: StudentsConfig, default: StudentsConfig, scope: Sequence[str], paper: str, description: str
+    experiment: str,
+    config: MNISTDistillation,
+    default: MNISTDistillation,
+    scope: Sequence[str],
+    paper: str,
+    description: str,
 ) -> Study:
-    """Return a study of students.
+    """Return a study of students, compared or searched.
 
     Args:
         experiment: the script's stem.
@@ -132,7 +137,7 @@ def students_study(
 
 def student_case(
     study: Study,
-    config: StudentsConfig,
+    config: MNISTDistillation,
     mechanism: Mechanism,
     seed: int,
     told_apart: Sequence[str] = (),
