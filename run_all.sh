@@ -140,7 +140,7 @@ set_up() {  # sets $python
 
 run_tests() {  # pytest options; exits with pytest's code, or with the linters' if the tests pass
   local style=0 tests=0
-  { "$python" -m ruff check . && "$python" -m ruff format --check .; } || style=$?
+  { "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m codespell_lib; } || style=$?
   "$python" -m pytest "$@" || tests=$?
   [ "$tests" -eq 0 ] || exit "$tests"
   exit "$style"

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 
 from benchmarks.published_step import PublishedDiscriminator, PublishedGenerator, PublishedTraining
 from benchmarks.timing import Machine, alternate, compare, report
-from skdcgn import cli, randomness, runtime
+from skdcgn import cli
 from skdcgn.errors import InputError
+from skdcgn.randomness import seeded, stream
+from skdcgn.runtime import Precision
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
@@ -54,7 +56,7 @@ def main(config: Config) -> list[dict[str, object]]:
             "the published step knows no label embedding at the input: give --student.label-input one_hot or none."
         )
     device = config.runtime.setup()
-    with randomness.seeded(config.seed, "benchmark"):
+    with seeded(config.seed, "benchmark"):
         generator = TinyGANGenerator(config.student)
         discriminator = TinyGANDiscriminator(config.student, config.discriminator_width)
     batch = _batch(config, device)
@@ -70,7 +72,7 @@ def main(config: Config) -> list[dict[str, object]]:
 
 
 def _batch(config: Config, device: torch.device) -> Records:
-    random = randomness.stream(config.seed, "benchmark batch")
+    random = stream(config.seed, "benchmark batch")
     student, size = config.student, config.batch_size
     noise = torch.randn(size, student.noise_dim, generator=random)
     labels = torch.randint(student.num_classes, (size,), generator=random)
@@ -98,7 +100,7 @@ def generator_inputs(batch: Records, student: TinyGANConfig) -> torch.Tensor:
 
 
 def _suite(
-    precision: runtime.Precision,
+    precision: Precision,
     config: Config,
     generator: TinyGANGenerator,
     discriminator: TinyGANDiscriminator,

@@ -27,11 +27,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Machine, alternate, describe
-from skdcgn import cli, randomness
-from skdcgn import files as project_files
+from skdcgn import cli
 from skdcgn.cgn.imagenet import CGN_256, MINIATURE, PARTS_OF, ImageNetCGN
 from skdcgn.cgn.teachers import ImageNetTeacher
+from skdcgn.files import atomic_path
 from skdcgn.mechanisms import Mechanism
+from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
@@ -53,7 +54,7 @@ class Config:
     """ImageNet at full size: time and memory."""
 
     mechanism: Literal["shape", "texture", "background"] = "shape"
-    """The mechanism to render and to distil."""
+    """The mechanism to render and to distill."""
     size: Literal["full", "miniature"] = "full"
     """The authors' sizes at 256x256, or the miniature's at 32x32."""
     batch_size: int = 8
@@ -80,7 +81,7 @@ def main(config: Config) -> list[dict[str, object]]:
     device, mechanism = config.runtime.setup(), Mechanism(config.mechanism)
     teacher = random_teacher(config, mechanism, device)
     distiller = random_distiller(config, mechanism, device)
-    random = randomness.stream(config.seed, "benchmark", device=device)
+    random = stream(config.seed, "benchmark", device=device)
     labels = torch.arange(config.batch_size, device=device) % teacher.num_classes
     render = partial(draw_records, teacher, mechanism, labels, random)
     update = partial(distiller.update, (render(), None))
@@ -115,13 +116,13 @@ def main(config: Config) -> list[dict[str, object]]:
     print("\n".join(f"{name:22} {value}" for name, value in {**machine, **shared}.items()))
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     if config.out is not None:
-        with project_files.atomic_path(config.out) as path:
+        with atomic_path(config.out) as path:
             pd.DataFrame([row | shared | machine for row in rows]).to_csv(path, index=False)
     return [row | shared for row in rows]
 
 
 def trade(seconds: dict[str, float]) -> dict[str, float]:
-    """Hold stored records against fresh ones.
+    """Compare stored records with fresh ones.
 
     Args:
         seconds: of one record each: `teacher`, `student step`, `read`, `write`.
@@ -141,7 +142,7 @@ def trade(seconds: dict[str, float]) -> dict[str, float]:
 def random_teacher(config: Config, mechanism: Mechanism, device: torch.device) -> ImageNetTeacher:
     """Return a teacher with random weights that has this mechanism's parts alone."""
     architecture = CGN_256 if config.size == "full" else MINIATURE
-    cgn = ImageNetCGN(architecture, randomness.stream(config.seed, "benchmark"), PARTS_OF[mechanism])
+    cgn = ImageNetCGN(architecture, stream(config.seed, "benchmark"), PARTS_OF[mechanism])
     frozen = cgn.eval().requires_grad_(False)
     return ImageNetTeacher(
         lambda _: frozen, architecture, "random weights", "", device=device, precision=config.teacher_precision
@@ -154,7 +155,7 @@ def random_distiller(config: Config, mechanism: Mechanism, device: torch.device)
     student = student.for_mechanism(mechanism)
     steps = 10 * (config.warmup + config.repeats)
     distill = DistillConfig(steps=steps, batch_size=config.batch_size, precision=config.precision)
-    with randomness.seeded(config.seed, "benchmark"):
+    with seeded(config.seed, "benchmark"):
         networks = TinyGANGenerator(student), TinyGANDiscriminator(student, distill.discriminator_width)
     # Every step is handed the same batch.
     return Distiller(*networks, iter(()), epoch_steps=steps, config=distill, loss=LossConfig(), device=device)
@@ -187,9 +188,7 @@ def storage(
 
     write()
     opened = TeacherSet(folder, (0,))
-    return write, partial(
-        next, StoredBatches(opened, config.batch_size, randomness.stream(config.seed, "read"), device)
-    )
+    return write, partial(next, StoredBatches(opened, config.batch_size, stream(config.seed, "read"), device))
 
 
 def matrix_product(device: torch.device) -> float:

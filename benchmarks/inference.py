@@ -1,4 +1,4 @@
-"""Size and speed of the MNIST students beside the teacher's mechanism that they distil.
+"""Size and speed of the MNIST students beside the teacher's mechanism that they distill.
 
     python -m benchmarks.inference                                    a few minutes
     python -m benchmarks.inference --repeats 200 --out inference.csv
@@ -17,13 +17,14 @@ import tyro
 from torch import Tensor
 
 from benchmarks.timing import Machine, alternate, compare, report
-from skdcgn import cli, randomness
+from skdcgn import cli
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.counterfactuals.students import render
 from skdcgn.data.labels import balanced_labels
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
+from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST, TinyGANGenerator
 
 STUDENTS = {"native student": NATIVE_MNIST, "published student": PUBLISHED_MNIST}
@@ -49,18 +50,18 @@ class Config:
 def main(config: Config) -> list[dict[str, object]]:
     """Measure, print the table and return its rows."""
     device = config.runtime.setup()
-    with randomness.seeded(config.seed, "benchmark"):
+    with seeded(config.seed, "benchmark"):
         teacher = MNISTTeacher(CGN(), "random weights", sha256="", stand_in=True, device=device)
     rows = []
     for mechanism in Mechanism:
-        with randomness.seeded(config.seed, "benchmark", mechanism):
+        with seeded(config.seed, "benchmark", mechanism):
             students = {name: TinyGANGenerator(student.for_mechanism(mechanism)) for name, student in STUDENTS.items()}
         sources: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"teacher": partial(teacher.render, mechanism)}
         parameters = {"teacher": teacher.parameters(mechanism)}
         for name, student in students.items():
             sources[name] = partial(render, student.to(device).eval(), mechanism)
             parameters[name] = cost.parameters(student)
-        random = randomness.stream(config.seed, "benchmark", mechanism)
+        random = stream(config.seed, "benchmark", mechanism)
         noise = teacher.sample_noise(max(config.batch_sizes), random).to(device)
         labels = balanced_labels(len(noise), teacher.num_classes)[: len(noise)].to(device)
         macs = {name: cost.macs(partial(source, noise[:1], labels[:1])) for name, source in sources.items()}

@@ -1,17 +1,18 @@
 """The published distillation step, as a baseline for time: our transcription of its order of work.
 
 Written from a description of the public release (TinyGAN's generator and discriminator, SKDCGN's MNIST solver), not
-from its code. It trains the same networks with the same objective as `skdcgn.distill.Distiller`, and differs in how:
+from its code. It trains the same networks with the same objective as `skdcgn.tinygan.distillation.Distiller`, and
+differs in how:
 
 - everything in fp32, channels first in memory;
 - two generator forwards a step: one whose result is detached for the discriminator's update, one for the student's;
 - a discriminator pass of its own for the teacher's and for the student's images, and on every fifth step another one
   for the adversarial term;
 - the shortcut's 1x1 convolution after its upsampling, on four times as many pixels;
-- the teacher's activations are those of the discriminator's own update, from before its optimiser step (no further
+- the teacher's activations are those of the discriminator's own update, from before its optimizer step (no further
   pass is spent on them: it would make the baseline slower than it was).
 
-Module names are those of `skdcgn.models.tinygan`, so that weights can be copied over with `load_state_dict`.
+Module names are those of `skdcgn.tinygan.networks`, so that weights can be copied over with `load_state_dict`.
 """
 
 from itertools import pairwise

@@ -16,10 +16,11 @@ import torch
 import tyro
 
 from benchmarks.timing import Machine, alternate, compare, report
-from skdcgn import cli, randomness
+from skdcgn import cli
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.mechanisms import Mechanism
+from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.records import FreshBatches
 from skdcgn.tinygan.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
 
@@ -49,7 +50,7 @@ def main(config: Config) -> list[dict[str, object]]:
     teacher, writer = _teacher(config.seed, device), _teacher(config.seed, torch.device("cpu"))
     rows = []
     for mechanism in Mechanism:
-        random = partial(randomness.stream, config.seed, "benchmark", mechanism)
+        random = partial(stream, config.seed, "benchmark", mechanism)
         with tempfile.TemporaryDirectory() as folder:
             for _ in TeacherSet.write(Path(folder), writer, TeacherSetConfig(mechanism, config.per_class, config.seed)):
                 pass
@@ -67,7 +68,7 @@ def main(config: Config) -> list[dict[str, object]]:
 
 
 def _teacher(seed: int, device: torch.device) -> MNISTTeacher:
-    with randomness.seeded(seed, "benchmark"):
+    with seeded(seed, "benchmark"):
         return MNISTTeacher(CGN(), "random weights", sha256="", stand_in=True, device=device)
 
 

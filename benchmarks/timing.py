@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from skdcgn import files as project_files
-from skdcgn import runtime
+from skdcgn.files import atomic_path
+from skdcgn.runtime import Runtime, cpu_name, setup
 
 _RESAMPLES = 2000
 
@@ -24,7 +24,7 @@ class Machine:
 
     device: str = "cpu"
     """Device to run on: cpu, cuda, cuda:1, ... or auto (CUDA where there is one)."""
-    threads: int = 0
+    threads: int = Runtime.threads
     """CPU threads; 0 keeps PyTorch's choice."""
 
     def setup(self) -> torch.device:
@@ -33,7 +33,7 @@ class Machine:
         Raises:
             InputError: the device does not exist on this machine.
         """
-        return runtime.setup(runtime.Runtime(device=self.device, threads=self.threads))
+        return setup(Runtime(device=self.device, threads=self.threads))
 
 
 def describe(device: torch.device) -> dict[str, object]:
@@ -41,7 +41,7 @@ def describe(device: torch.device) -> dict[str, object]:
     on_gpu = device.type == "cuda"
     malloc = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_"))
     return {
-        "hardware": torch.cuda.get_device_name(device) if on_gpu else runtime.cpu_name(),
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "malloc": malloc or "default",  # on a CPU it can matter more than anything else: see README.md
@@ -96,7 +96,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float], seed: int = 0) -> Ratio:
 
 
 def compare(seconds: Mapping[str, Sequence[float]], baseline: str, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Summarise `alternate`: each call's median milliseconds, and how many times faster it is than the baseline."""
+    """Summarize `alternate`: each call's median milliseconds, and how many times faster it is than the baseline."""
     rows = {}
     for name, values in seconds.items():
         times_faster = ratio(seconds[baseline], values, seed)
@@ -116,5 +116,5 @@ def report(rows: Sequence[Mapping[str, object]], device: torch.device, out: Path
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
     if out is not None:
-        with project_files.atomic_path(out) as path:
+        with atomic_path(out) as path:
             pd.DataFrame([{**row, **machine} for row in rows]).to_csv(path, index=False)

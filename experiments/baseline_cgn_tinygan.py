@@ -45,16 +45,17 @@ DEFAULTS = {
 
 
 def plan(config: Config) -> Plan:
-    """Return the case of the last stage, or for counterfactuals one for each source; earlier stages come first."""
+    """Return the cases of the stages up to the last one: for counterfactuals one for each source."""
     parts = config.parts.load()
     stages = baseline(config, parts, STAGES if config.stage == "all" else (config.stage,))
     if config.stage == "tinygan" and "tinygan" not in stages:
         raise InputError("--tinygan-checkpoint takes the place of stage tinygan: give another --stage.")
-    if config.stage in stages:
-        cases = [stages[config.stage]]
-    else:
+    cases = list(stages.values())
+    if config.stage == "tinygan":
+        cases = [stages["tinygan"]]
+    elif config.stage != "cgn":
         known = config.sources if parts.teacher is not None else ("baseline",)
-        cases = [*stages.values(), *(counterfactuals(config, parts, source, stages["cgn"]) for source in known)]
+        cases += [counterfactuals(config, parts, source, stages["cgn"]) for source in known]
     return Plan(cases, ("kind", "source"), runtime=config.runtime)
 
 

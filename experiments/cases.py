@@ -17,7 +17,7 @@ from skdcgn.recipes.students import StudentConfig, make_student
 from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.lifecycle import Case, Make
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import PUBLISHED_MNIST
+from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding
 
 KD_DESCRIPTION = """Distillation of an MNIST CGN's mechanisms into TinyGAN students (Sec. 4.3).
 `heldout/*` and `final/*` are measured on noise that no training saw. Feeds **Figure 7 a-c**, Figure 11 and the MNIST
@@ -158,14 +158,21 @@ def student_case(
         make: the function that makes the run.
         tags: of the run, beside those that every student has.
         changes: fields of the case's config that differ from the script's, or that the script does not have.
+
+    Raises:
+        InputError: the class embedding is none, or does not fit the student.
     """
     own = derive(kind, config, teacher=config.teacher_config, mechanism=mechanism.value, seed=seed, **changes)
+    inputs = {}
+    if own.class_embedding is not None:
+        load_class_embedding(own.class_embedding, own.student)  # a wrong file is to be told before anything runs
+        inputs["class_embedding"] = sha256(own.class_embedding)
     return study.case(
         "student",
         " ".join([mechanism.value, *told_apart, f"seed {seed}"]),
         own,
         make,
-        inputs={"class_embedding": sha256(own.class_embedding)} if own.class_embedding else {},
+        inputs=inputs,
         seconds=5 + 0.027 * own.distill.for_mechanism(mechanism).steps,
         parallel=True,
         **{"source": "skdcgn", "mechanism": mechanism.value, "seed": seed, **(tags or {})},

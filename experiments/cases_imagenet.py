@@ -1,14 +1,18 @@
 """The cases that more than one ImageNet experiment needs: students, and the baseline's TinyGAN and CGN."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from experiments.cases import Study, skdcgn_case, student_case
 from experiments.presets_imagenet import BASELINE, DISTILLATION, BaselineConfig, DistillationConfig
 from skdcgn.cgn.baseline import Parts
 from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.cli import Profile
+from skdcgn.data import miniature
 from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
@@ -18,7 +22,6 @@ from skdcgn.recipes.baseline_cgn_tinygan import (
     TinyGANRunConfig,
     make_tinygan,
     make_tinygan_cgn,
-    tinygan_inputs,
 )
 from skdcgn.recipes.sources import teacher_tags
 from skdcgn.runs.identity import derive, overrides
@@ -27,6 +30,7 @@ from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import load_class_embedding
 from skdcgn.tinygan.published import load_published_generator
+from skdcgn.tinygan.records import RealBatches
 from skdcgn.training import state_digest
 
 KD_DESCRIPTION = """Distillation of the ImageNet CGN's mechanisms into TinyGAN students (Sec. 4.1). Feeds
@@ -43,8 +47,6 @@ def distillation(config: DistillationConfig) -> list[Case]:
         InputError: the teacher's weights are not available, or a part of the config does not fit the teacher.
     """
     teacher = checked_teacher(config)
-    if config.class_embedding is not None:
-        load_class_embedding(config.class_embedding, config.student)
     scope = ("dataset", "mechanism", "seeds", "teacher", "objective", "teacher_sets")
     changed = overrides(config, DISTILLATION[config.profile], scope)
     tags = {"dataset": config.dataset, "classes": config.classes, "paper": "Sec. 4.1, Figs. 2, 6, 15"}
@@ -162,3 +164,36 @@ def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ())
         paper="Sec. 4.2, Fig. 9",
     )
     return cases
+
+
+def tinygan_inputs(config: TinyGANRunConfig, parts: Parts) -> dict[str, str]:
+    """Return what identifies the weights and images of a distillation, and check that they fit each other.
+
+    Raises:
+        InputError: real images are needed and not given, or a file is missing, damaged, or does not fit the teacher.
+    """
+    architecture, teacher = config.recipe.architecture, parts.reference
+    wanted = (teacher.resolution, teacher.num_classes, teacher.noise_dim)
+    own = (architecture.resolution, architecture.num_classes, architecture.noise_dim)
+    if own != wanted:
+        raise InputError(
+            f"the TinyGAN (resolution, classes, noise: {', '.join(map(str, own))}) does not fit {teacher.name} "
+            f"({', '.join(map(str, wanted))}): set --tinygan.architecture to match."
+        )
+    inputs = {"teacher": teacher.sha256}
+    if config.class_embedding is not None:
+        load_class_embedding(config.class_embedding, architecture)
+        inputs["class_embedding"] = sha256(config.class_embedding)
+    if config.recipe.loss.real:
+        if config.real_images is not None:
+            images = RealBatches(config.real_images, teacher, 1, torch.Generator()).images
+            inputs["real_images"] = hashlib.sha256(images.listing.encode()).hexdigest()
+        elif teacher.stand_in:
+            scenery, _ = miniature.scenery(lambda: parts.teacher)
+            inputs["real_images"] = f"{scenery.name} {scenery.sha256}"
+        else:
+            raise InputError(
+                "TinyGAN's objective has a real-image term: give --real-images (such as ImageNet's train), or "
+                "--tinygan.loss.real 0 for none."
+            )
+    return inputs

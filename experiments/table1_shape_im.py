@@ -46,15 +46,10 @@ _CGNS = {
     "full": dict(training=CGNTrainingConfig(steps=10_000), finetune=CGNTrainingConfig(steps=3000, texture_warmup=0)),
     "paper": dict(training=replace(PUBLISHED, steps=46_000), finetune=replace(PUBLISHED, steps=46_000)),
 }
+_QUICK_CLASSIFIER = ClassifierConfig(epochs=10, batch_size=32, gamma=0.85)
 _CLASSIFIERS = {
     "smoke": dict(images=60, per_mask=2, classifier=ClassifierConfig(epochs=1), unpermuted_epochs=1, test_images=50),
-    "quick": dict(
-        images=2700,
-        per_mask=2,
-        classifier=ClassifierConfig(epochs=10, batch_size=32, gamma=0.85),
-        unpermuted_epochs=2,
-        test_images=1000,
-    ),
+    "quick": dict(images=2700, per_mask=2, classifier=_QUICK_CLASSIFIER, unpermuted_epochs=2, test_images=1000),
     "full": dict(images=20_000, per_mask=4, classifier=ClassifierConfig(epochs=8), unpermuted_epochs=2),
     "paper": dict(images=100_000, per_mask=10, classifier=ClassifierConfig(precision="fp32"), unpermuted_epochs=10),
 }

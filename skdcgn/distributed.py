@@ -50,6 +50,11 @@ def own_device(device: torch.device) -> torch.device:
     return torch.device("cuda", int(rank_here)) if rank_here and device.type == "cuda" else device
 
 
+def leads() -> bool:
+    """Whether this process is the only one or the first that torchrun started; known outside of `group` as well."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def rank() -> int:
     """Return the number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0

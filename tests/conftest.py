@@ -4,18 +4,24 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from experiments.cases import cgn_case
+from experiments.presets import CGNS
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.commands import experiment
 from skdcgn.randomness import seeded
 from skdcgn.runs import store as run_store
+from skdcgn.runs.lifecycle import Plan, carry_out
 
 torch.set_num_threads(1)  # tiny networks; two threads would wait for each other where cores are shared
 
@@ -60,10 +66,52 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+def fresh_store(template: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> run_store.Store:
+    """Copy the database of a run store into a folder, for `open_store()` to open for the length of the test."""
+    folder.mkdir()
+    shutil.copy(template, folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    return run_store.open_store()
+
+
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> run_store.Store:
     """A fresh run store, which `open_store()` opens for the length of the test."""
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
-    return run_store.open_store()
+    return fresh_store(empty_store, tmp_path / "mlruns", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def taught_store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """The database of a run store that has the digits' teacher at smoke scale: training it takes seconds."""
+    database = tmp_path_factory.mktemp("taught store") / "mlflow.db"
+    shutil.copy(empty_store, database)
+    store = run_store.open_store(f"sqlite:///{database}")
+    carry_out(Plan([cgn_case(replace(CGNS["smoke"], dataset="digits"))], ("dataset",)), store)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return database
+
+
+@pytest.fixture
+def digits(tmp_path: Path, taught_store: Path, monkeypatch: pytest.MonkeyPatch) -> run_store.Store:
+    """A run store in which the digits' teacher is finished, which `open_store()` opens for the length of the test."""
+    return fresh_store(taught_store, tmp_path / "taught", monkeypatch)
+
+
+@pytest.fixture
+def refusal(
+    store: run_store.Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Starts a script with a bad command line; returns what it says, once it has ended with exit code 2 and no run."""
+
+    def start(script: ModuleType, *arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", [script.__name__, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            experiment.main(script.DEFAULTS, script.plan, script.__doc__)
+        assert ended.value.code == 2
+        assert all(not store.runs(name) for name in store.experiments())  # nothing half-done is left behind
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        return message
+
+    return start

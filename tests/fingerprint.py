@@ -1,12 +1,12 @@
 """Compare what two run stores hold, bit by bit: did a change of the code keep its behaviour?
 
-    python tests/fingerprint.py sqlite:////tmp/before/mlruns/mlflow.db > before.json
+    python tests/fingerprint.py sqlite:///before/mlruns/mlflow.db > before.json
     python tests/fingerprint.py sqlite:///mlruns/mlflow.db > after.json
     python tests/fingerprint.py before.json after.json           exit code 1 where they differ
 
 A run is its final metrics, written exactly, and the SHA-256 of the tensors in every file that it kept; what measures
-time is left out. Runs are matched by content within an experiment, so that it does not matter how they are named or grouped, and a
-later run may hold more than the earlier one.
+time is left out. Runs are matched by content within an experiment, so that it does not matter how they are named or
+grouped, and a later run may hold more than the earlier one.
 """
 
 import hashlib

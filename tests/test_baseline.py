@@ -1,8 +1,10 @@
 """The paper's baseline: its CGN, its stages as runs, its figures and its table."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
 from analysis.frame import style
 from analysis.frame.view import View
-from experiments import baseline_cgn_tinygan
+from experiments import baseline_cgn_tinygan, cases_imagenet
 from skdcgn.cgn import baseline
 from skdcgn.cgn.baseline import TinyGANImageNetCGN, UnconstrainedTeacher
 from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
@@ -21,10 +23,11 @@ from skdcgn.data import labels as data_labels
 from skdcgn.data import miniature as miniature_data
 from skdcgn.data import weights
 from skdcgn.errors import InputError, Interrupted
-from skdcgn.measure.cost import parameters
-from skdcgn.mechanisms import Mechanism, compose
+from skdcgn.measure.imagenet_cgn import counterfactual_inputs, measure_counterfactuals
+from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes import baseline_cgn_tinygan as baseline_cgn_tinygan_recipe
+from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.store import Store
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
@@ -148,35 +151,6 @@ def test_real_images_and_their_weight_go_together(folder: Path, reference: Uncon
             )
 
 
-def save_student(store: Store, mechanism: Mechanism, width: int, **tags: str) -> None:
-    """Keep a student as a finished run of imagenet_kd."""
-    config = baseline_cgn_tinygan.DEFAULTS["smoke"]
-    tags = {"profile": "quick", "teacher_sha256": "t", "classes": "all", "overrides": "none", **tags}
-    tags["mechanism"] = mechanism.value
-    with store.start("imagenet_kd", replace(config, seed=width), "student", tags=tags) as run:
-        run.log_student(TinyGANGenerator(replace(NATIVE_MNIST, width=width).for_mechanism(mechanism)))
-
-
-def test_students_of_the_profiles_own_settings_are_found(store: Store, miniature: ImageNetCGN) -> None:
-    teacher = ImageNetTeacher.of(miniature, "miniature", 1.0)
-    teacher.sha256 = "t"
-    assert baseline_cgn_tinygan_recipe.find_students(store, "quick", teacher) is None
-    save_student(store, Mechanism.TEXTURE, 4)
-    save_student(store, Mechanism.BACKGROUND, 5)
-    save_student(store, Mechanism.SHAPE, 6, classes="0-4")
-    save_student(store, Mechanism.SHAPE, 7, profile="full")
-    assert baseline_cgn_tinygan_recipe.find_students(store, "quick", teacher) is None
-    save_student(store, Mechanism.SHAPE, 8)
-    save_student(store, Mechanism.SHAPE, 9, overrides="loss.kl=0.0")
-    students = baseline_cgn_tinygan_recipe.find_students(store, "quick", teacher)
-    sizes = {
-        m: parameters(TinyGANGenerator(replace(NATIVE_MNIST, width=w).for_mechanism(m)))
-        for m, w in zip(Mechanism, (8, 4, 5), strict=True)
-    }
-    assert {m: students.parameters(m) for m in Mechanism} == sizes
-    assert baseline_cgn_tinygan_recipe.find_students(store, "quick", None) is None
-
-
 # --- the CGN and its measures ----------------------------------------------------------------------------------------
 
 
@@ -251,7 +225,7 @@ class Painted:
 
 @pytest.mark.parametrize(("share", "collapsed"), [(0.5, 0.0), (1 / 32, 1.0), (1.0, 1.0)])
 def test_measures_of_known_counterfactuals(share: float, collapsed: float, reference: UnconstrainedTeacher) -> None:
-    measured = baseline_cgn_tinygan_recipe.measure(Painted(share), reference, 40)
+    measured = measure_counterfactuals(Painted(share), reference, 40)
     assert measured["mask_share"] == pytest.approx(share)
     assert measured["mask_grey"] == 0
     assert measured["mask_collapsed"] == collapsed
@@ -262,12 +236,11 @@ def test_measures_of_known_counterfactuals(share: float, collapsed: float, refer
 
 
 def test_counterfactuals_share_noise_and_permute_labels(reference: UnconstrainedTeacher) -> None:
-    noise, labels = baseline_cgn_tinygan_recipe.counterfactual_inputs(reference, 30)
+    noise, labels = counterfactual_inputs(reference, 30)
     assert labels[Mechanism.SHAPE].tolist() == [*range(10)] * 3
     assert not torch.equal(labels[Mechanism.TEXTURE], labels[Mechanism.SHAPE])
     assert not torch.equal(labels[Mechanism.TEXTURE], labels[Mechanism.BACKGROUND])
-    drawn = baseline_cgn_tinygan_recipe.compose_counterfactuals(Painted(0.25), noise, labels)
-    assert torch.equal(drawn.image, compose(drawn.mask, drawn.texture, drawn.background))
+    assert noise.shape == (30, 32)
 
 
 @pytest.mark.parametrize(("count", "classes", "expected"), [(5, 3, [0, 1, 2, 0, 1]), (3, 1000, [0, 500, 999])])
@@ -290,56 +263,59 @@ def experiment(
     )
     config = baseline_cgn_tinygan.DEFAULTS["smoke"]
     tinygan = replace(config.tinygan, architecture=ARCHITECTURE, distill=replace(config.tinygan.distill, steps=3))
-    return replace(config, real_images=folder, tinygan=tinygan)
+    return replace(config, real_images=folder, tinygan=tinygan, sources=("baseline", "cgn"))
 
 
-def test_stages_run_once_and_feed_figures_and_table(experiment, store: Store, monkeypatch) -> None:
+def run(config: baseline_cgn_tinygan.Config) -> pd.DataFrame:
+    return carry_out(baseline_cgn_tinygan.plan(config))
+
+
+def test_stages_run_once_and_feed_figures_and_table(experiment, store: Store, capsys) -> None:
+    view = View(store)
     figures = [
-        *baseline_cgn_tinygan_figures.figure_8(View(store)).values(),
-        baseline_cgn_tinygan_figures.figure_9(View(store)),
-        baseline_cgn_tinygan_figures.figure_10(View(store)),
+        *baseline_cgn_tinygan_figures.figure_8(view).values(),
+        baseline_cgn_tinygan_figures.figure_9(view),
+        baseline_cgn_tinygan_figures.figure_10(view),
     ]
     assert all(style.is_gap(figure) for figure in figures)
-    assert baseline_cgn_tinygan_figures.comparison(View(store)).empty
+    assert baseline_cgn_tinygan_figures.comparison(view).empty
 
-    first = baseline_cgn_tinygan.main(replace(experiment, stage="tinygan"))
-    assert first.index.tolist() == ["tinygan"]
+    first = run(replace(experiment, stage="tinygan"))
+    assert first.index.tolist() == [("tinygan", "baseline")]
     assert {"l1", "ssim", "parameters", "teacher_parameters"} <= set(first)
-    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "distil_unconstrained", None)  # it must not run again
-    trained = baseline_cgn_tinygan.main(replace(experiment, stage="cgn"))
+    capsys.readouterr()
+    trained = run(replace(experiment, stage="cgn"))
+    assert capsys.readouterr().out.count("finished before") == 1
     assert {"reconstruction", "mask_entropy", "mask_share", "background_saliency"} <= set(trained)
-    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "train_baseline", None)
-    table = baseline_cgn_tinygan.main(experiment)
-    assert set(table.index) == {"baseline", "cgn"}
-    assert table["mask_share"].between(0, 1).all()
-    monkeypatch.setattr(baseline_cgn_tinygan_recipe, "measure_run", None)
-    assert baseline_cgn_tinygan.main(experiment).equals(table)
+    table = run(experiment)
+    assert capsys.readouterr().out.count("finished before") == 2
+    kinds = [("tinygan", "baseline"), ("cgn", "baseline")]
+    assert table.index.tolist() == [*kinds, ("counterfactuals", "baseline"), ("counterfactuals", "cgn")]
+    assert table.loc["counterfactuals", "mask_share"].between(0, 1).all()
+    assert run(experiment).equals(table)
 
-    runs = store.search("baseline_cgn_tinygan")
-    children = [run for run in runs if "stage" in run.data.tags]
-    stages = sorted(run.data.tags["stage"] for run in children)
-    assert stages == ["cgn", "counterfactuals", "counterfactuals", "tinygan"]
-    assert all(run.data.tags["stand_in"] == "true" and "mlflow.parentRunId" in run.data.tags for run in children)
-    (cgn_run,) = (run for run in children if run.data.tags["stage"] == "cgn")
-    assert cgn_run.data.tags["perceptual"] == "random"
+    runs = store.runs("baseline_cgn_tinygan")
+    assert sorted(each.tags["kind"] for each in runs) == ["cgn", "counterfactuals", "counterfactuals", "tinygan"]
+    assert all(each.tags["stand_in"] == "true" for each in runs)
+    (trained,) = store.runs("baseline_cgn_tinygan", kind="cgn")
+    assert trained.tags["perceptual"] == "random"
 
+    view = View(store)
     figures = [
-        *baseline_cgn_tinygan_figures.figure_8(View(store)).values(),
-        baseline_cgn_tinygan_figures.figure_9(View(store)),
-        baseline_cgn_tinygan_figures.figure_10(View(store)),
+        *baseline_cgn_tinygan_figures.figure_8(view).values(),
+        baseline_cgn_tinygan_figures.figure_9(view),
+        baseline_cgn_tinygan_figures.figure_10(view),
     ]
     assert not any(style.is_gap(figure) for figure in figures)
     assert all("stand-in" in figure.texts[0].get_text() for figure in figures)
-    cells = baseline_cgn_tinygan_figures.comparison(View(store))
+    cells = baseline_cgn_tinygan_figures.comparison(view)
     assert "stand-in" in cells.title
     assert cells.text["SKDCGN"].str.startswith("no finished run").all()
     assert any("imagenet_kd" in command for command in cells.commands)
 
 
 def test_killed_training_ends_as_the_unbroken_one(experiment, store: Store, monkeypatch) -> None:
-    tinygan = baseline_cgn_tinygan.main(replace(experiment, stage="tinygan"))
-    whole = baseline_cgn_tinygan.main(replace(experiment, stage="cgn"))
-    killed = replace(experiment, stage="cgn", runtime=replace(experiment.runtime, force=True, checkpoint_every=1))
+    config = replace(experiment, stage="cgn", runtime=replace(experiment.runtime, checkpoint_every=1))
     update, calls = baseline_cgn_tinygan_recipe.ReconstructionTrainer.update, []
 
     def interrupted(self, batch):
@@ -350,53 +326,86 @@ def test_killed_training_ends_as_the_unbroken_one(experiment, store: Store, monk
 
     monkeypatch.setattr(baseline_cgn_tinygan_recipe.ReconstructionTrainer, "update", interrupted)
     with pytest.raises(Interrupted):
-        baseline_cgn_tinygan.main(killed)
-    assert len(tinygan) == 1
-    # Without --runtime.force the killed run would be passed over for the finished one.
-    store.client.set_terminated(_newest_finished(store, "cgn"), "FAILED")
-    resumed = baseline_cgn_tinygan.main(replace(killed, runtime=experiment.runtime))
+        run(config)
+    (killed,) = store.runs("baseline_cgn_tinygan", "KILLED")
+    resumed = run(config).loc[("cgn", "baseline")]
     assert calls[3] == 2
-    assert resumed.equals(whole)
+    assert resumed["run_id"] == killed.run_id
+    whole = run(replace(config, runtime=replace(config.runtime, force=True))).loc[("cgn", "baseline")]
+    assert whole["run_id"] != killed.run_id
+    assert whole.drop("run_id").equals(resumed.drop("run_id"))
 
 
-def _newest_finished(store: Store, stage: str) -> str:
-    runs = store.search("baseline_cgn_tinygan", f"tags.stage = '{stage}' and attributes.status = 'FINISHED'")
-    return runs[0].info.run_id
+def test_force_runs_the_asked_for_stage_again_but_not_earlier_ones(experiment) -> None:
+    for stage, forced in (("cgn", ["cgn"]), ("all", ["tinygan", "cgn", "counterfactuals", "counterfactuals"])):
+        config = replace(experiment, stage=stage, runtime=replace(experiment.runtime, force=True))
+        cases = baseline_cgn_tinygan.plan(config).everything()
+        assert [case.tags["kind"] for case in cases if case.config.runtime.force] == forced
 
 
-def test_official_tinygan_takes_the_first_stages_place(experiment, store: Store, monkeypatch) -> None:
+def test_students_are_needed_where_their_counterfactuals_are_measured() -> None:
+    cases = baseline_cgn_tinygan.plan(baseline_cgn_tinygan.DEFAULTS["smoke"]).everything()
+    (measured,) = (
+        case for case in cases if case.tags["source"] == "skdcgn" and case.name.startswith("counterfactuals")
+    )
+    assert (measured.needs["source"].experiment, measured.needs["source"].tags["kind"]) == ("imagenet_kd", "skdcgn")
+
+
+def test_official_tinygan_takes_the_first_stages_place(experiment, store: Store, monkeypatch, tmp_path: Path) -> None:
     with seeded(0, "checkpoint"):
         generator = TinyGANGenerator(replace(ARCHITECTURE, label_input="none"))
-    monkeypatch.setattr(baseline_cgn_tinygan, "load_published_generator", lambda path, classes: generator)
-    table = baseline_cgn_tinygan.main(replace(experiment, stage="cgn", tinygan_checkpoint=Path("model_18.tar")))
-    assert table.index.tolist() == ["cgn"]
-    assert not store.search("baseline_cgn_tinygan", "tags.stage = 'tinygan'")
+    for module in (cases_imagenet, baseline_cgn_tinygan_recipe):
+        monkeypatch.setattr(module, "load_published_generator", lambda path, classes: generator)
+    checkpoint = tmp_path / "model_18.tar"
+    checkpoint.touch()
+    config = replace(experiment, tinygan_checkpoint=checkpoint)
+    assert run(replace(config, stage="cgn")).index.tolist() == [("cgn", "baseline")]
+    assert not store.runs("baseline_cgn_tinygan", kind="tinygan")
+    with pytest.raises(InputError, match="takes the place of stage tinygan"):
+        baseline_cgn_tinygan.plan(replace(config, stage="tinygan"))
 
 
-def test_real_images_are_made_for_the_miniature(experiment, monkeypatch, tmp_path: Path, folder: Path) -> None:
+def test_real_images_are_made_for_the_miniature(experiment, store: Store, monkeypatch, folder: Path) -> None:
     made = []
-    monkeypatch.setattr(miniature_data, "scenery", lambda fallback: (fallback().name, "why"))
-    monkeypatch.setattr(miniature_data, "real_images", lambda where, source: made.append(source) or folder)
-    baseline_cgn_tinygan.main(replace(experiment, stage="tinygan", real_images=None))
-    assert made == ["random miniature"]
+    monkeypatch.setattr(miniature_data, "scenery", lambda fallback: (miniature_data.Composites(fallback()), "why"))
+    monkeypatch.setattr(miniature_data, "real_images", lambda where, source: made.append(source.name) or folder)
+    run(replace(experiment, stage="tinygan", real_images=None))
+    assert made == ["composites of the random miniature"]
+    assert store.runs("baseline_cgn_tinygan")[0].tags["real_images"] == "why"
 
 
-def test_bad_input_is_said(experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_real_images_make_another_tinygan(experiment, folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    same, moved = (baseline_cgn_tinygan.plan(replace(experiment, real_images=each)) for each in (folder, other))
+    assert same.cases[0].identity == moved.cases[0].identity
+    next(other.rglob("*.png")).rename(other / "train" / "n00000000" / "new.png")
+    changed = baseline_cgn_tinygan.plan(replace(experiment, real_images=other))
+    assert changed.cases[0].identity.inputs["real_images"] != same.cases[0].identity.inputs["real_images"]
+
+
+def test_bad_input_is_said(experiment, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = replace(experiment.tinygan, architecture=replace(ARCHITECTURE, resolution=64))
-    with pytest.raises(InputError, match="does not fit"):
-        baseline_cgn_tinygan.main(replace(experiment, tinygan=wrong))
+    for change, words in (
+        ({"tinygan": wrong}, "does not fit"),
+        ({"real_images": tmp_path / "none"}, "no folder"),
+        ({"class_embedding": tmp_path / "no.npy"}, r"no\.npy"),
+        ({"tinygan_checkpoint": tmp_path / "no.tar"}, r"no\.tar"),
+    ):
+        with pytest.raises(InputError, match=words):
+            baseline_cgn_tinygan.plan(replace(experiment, **change))
     monkeypatch.setattr(weights, "status", lambda file: ("missing", ""))
     with pytest.raises(InputError, match="needs the ImageNet CGN"):
-        baseline_cgn_tinygan.main(baseline_cgn_tinygan.DEFAULTS["paper"])
+        baseline_cgn_tinygan.plan(baseline_cgn_tinygan.DEFAULTS["paper"])
     with pytest.raises(InputError, match="no ImageNet CGN at"):
-        baseline_cgn_tinygan.main(replace(baseline_cgn_tinygan.DEFAULTS["paper"], teacher=Path("nowhere.pth")))
+        baseline_cgn_tinygan.plan(replace(baseline_cgn_tinygan.DEFAULTS["paper"], teacher=Path("nowhere.pth")))
+    assert not store.runs("baseline_cgn_tinygan")
 
 
-def test_real_images_are_needed_where_the_teacher_is_real(reference: UnconstrainedTeacher) -> None:
-    recipe = baseline_cgn_tinygan.DEFAULTS["smoke"].tinygan
-    runtime = baseline_cgn_tinygan.DEFAULTS["smoke"].runtime
+def test_real_images_are_needed_where_the_teacher_is_real(experiment, miniature: ImageNetCGN) -> None:
+    config = replace(experiment, real_images=None)
+    real = UnconstrainedTeacher(miniature.biggan_GT, MINIATURE, "BigGAN", 1.0)
     with pytest.raises(InputError, match="give --real-images"):
-        baseline_cgn_tinygan_recipe.distil_unconstrained(None, reference, recipe, runtime, 0)
+        cases_imagenet.baseline(config, config.parts.load()._replace(reference=real))
 
 
 def test_parts_come_from_their_own_files_where_given(miniature: ImageNetCGN, tmp_path: Path, monkeypatch) -> None:

@@ -2,12 +2,15 @@
 
 import csv
 import math
+import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+import tyro
 
-from benchmarks import distillation_step, inference, teacher_sampling, timing
+from benchmarks import distillation_step, imagenet_step, inference, teacher_sampling, timing
 from benchmarks.published_step import PublishedDiscriminator, PublishedGenerator, PublishedTraining
 from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
@@ -42,13 +45,13 @@ def make_batch(config: TinyGANConfig, size: int = 8) -> Records:
     return Records(noise, labels, images)
 
 
-def test_baseline_has_the_published_sizes():
+def test_baseline_has_the_published_sizes() -> None:
     assert parameters(PublishedGenerator(PUBLISHED_MNIST)) == 2_101_955
     assert parameters(PublishedDiscriminator(PUBLISHED_MNIST)) == 3_300_321
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_generators_are_the_same_function(training: bool):
+def test_generators_are_the_same_function(training: bool) -> None:
     generator, published, _, _ = make_pairs(TINY)
     batch = make_batch(TINY)
     for norm in (module for module in generator.modules() if isinstance(module, torch.nn.BatchNorm2d)):
@@ -61,7 +64,7 @@ def test_generators_are_the_same_function(training: bool):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_discriminators_are_the_same_function():
+def test_discriminators_are_the_same_function() -> None:
     _, _, discriminator, published = make_pairs(TINY)
     batch = make_batch(TINY)
     with torch.no_grad():
@@ -73,7 +76,7 @@ def test_discriminators_are_the_same_function():
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_published_step_trains_both_nets():
+def test_a_published_step_trains_both_nets() -> None:
     _, generator, _, discriminator = make_pairs(TINY)
     training, batch = PublishedTraining(generator, discriminator), make_batch(TINY)
     before = {name: weight.clone() for net in (generator, discriminator) for name, weight in net.named_parameters()}
@@ -93,7 +96,7 @@ def test_a_published_step_trains_both_nets():
     assert names[4] == names[0] | {"adversarial"}  # n_critic: every fifth step
 
 
-def test_both_steps_train_alike():
+def test_both_steps_train_alike() -> None:
     """From the same weights, the first fp32 step has the same losses and moves the student the same way."""
     generator, published_generator, discriminator, published_discriminator = make_pairs(TINY)
     batch = make_batch(TINY)
@@ -113,7 +116,26 @@ def test_both_steps_train_alike():
     assert torch.cosine_similarity(moves, published_moves, dim=0) > 0.9
 
 
-def test_ratio_is_paired():
+SCRIPTS = {"distillation_step": distillation_step, "imagenet_step": imagenet_step, "inference": inference}
+SCRIPTS |= {"teacher_sampling": teacher_sampling}
+
+
+def test_every_command_that_is_written_down_is_one() -> None:
+    texts = [script.__doc__ for script in SCRIPTS.values()] + [Path(timing.__file__).with_name("README.md").read_text()]
+    found = [command for text in texts for command in re.findall(r"python -m benchmarks\.(\w+)((?: \S+)*)", text)]
+    assert {name for name, _ in found} == set(SCRIPTS)
+    for name, options in found:
+        arguments = options.partition("`")[0].split()
+        assert isinstance(tyro.cli(SCRIPTS[name].Config, args=arguments), SCRIPTS[name].Config)
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_one_thread_is_the_default(script: ModuleType) -> None:
+    """Where other programs share the cores, several are a trap: see the README."""
+    assert script.Config().runtime == timing.Machine(device="cpu", threads=1)
+
+
+def test_ratio_is_paired() -> None:
     fast = [1.0, 5.0, 2.0, 8.0, 1.0]  # a machine whose load changes: only the pairs are comparable
     assert timing.ratio([3 * seconds for seconds in fast], fast) == (3.0, 3.0, 3.0)
     mixed = timing.ratio([2.0, 3.0, 4.0, 5.0, 6.0], [1.0] * 5)
@@ -121,7 +143,7 @@ def test_ratio_is_paired():
     assert 2.0 <= mixed.low < 4.0 < mixed.high <= 6.0
 
 
-def test_calls_alternate():
+def test_calls_alternate() -> None:
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     seconds = timing.alternate(calls, repeats=2, warmup=1, device=torch.device("cpu"))
@@ -141,7 +163,7 @@ def check(rows: list[dict], out: Path, count: int) -> None:
     assert all(row["hardware"] and row["torch"] == torch.__version__ for row in written)
 
 
-def test_distillation_step_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_distillation_step_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "step.csv"
     config = distillation_step.Config(student=TINY, discriminator_width=8, batch_size=4, repeats=1, warmup=1, out=out)
     rows = distillation_step.main(config)
@@ -151,19 +173,19 @@ def test_distillation_step_measures(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "published fp32" in capsys.readouterr().out
 
 
-def test_distillation_step_refuses_a_label_embedding():
+def test_distillation_step_refuses_a_label_embedding() -> None:
     with pytest.raises(InputError, match="label-input"):
         distillation_step.main(distillation_step.Config(student=TinyGANConfig()))
 
 
-def test_teacher_sampling_measures(tmp_path: Path):
+def test_teacher_sampling_measures(tmp_path: Path) -> None:
     out = tmp_path / "sampling.csv"
     rows = teacher_sampling.main(teacher_sampling.Config(batch_size=4, per_class=2, repeats=1, warmup=1, out=out))
     check(rows, out, count=6)
     assert all(row["records_per_second"] > 0 for row in rows)
 
 
-def test_inference_measures(tmp_path: Path):
+def test_inference_measures(tmp_path: Path) -> None:
     out = tmp_path / "inference.csv"
     rows = inference.main(inference.Config(batch_sizes=(1, 2), repeats=1, warmup=1, out=out))
     check(rows, out, count=18)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trivial import Config, Loss
 
-from skdcgn.recipes.cgns import make_cgn
+from skdcgn.recipes.cgns import make_cgn, make_miniature, make_part
+from skdcgn.recipes.imagenet_ood import make_ensemble
 from skdcgn.recipes.ood_robustness import make_classifier
 from skdcgn.recipes.students import make_student
 from skdcgn.recipes.table1_shape_im import make_reading
@@ -90,10 +91,11 @@ def test_differences_name_field_input_and_module() -> None:
     assert now.differences(*earlier) == [
         "loss.kl was 1.0, is 0.5",
         "another teacher",
-        "skdcgn.gone changed",
+        "skdcgn.gone is not used any more",
         "skdcgn.one changed",
         "skdcgn.two changed",
     ]
+    assert Identity({}, {}, {}).differences({"seed": "0"}, {}, {}) == ["seed was 0, is not there"]
 
 
 # --- the code -------------------------------------------------------------------------------------------------------
@@ -302,10 +304,10 @@ def depends(make: Callable[..., object], symbol: Symbol, monkeypatch: pytest.Mon
 
 def test_an_edited_measure_makes_those_runs_again_that_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     iou = Symbol("skdcgn.measure.fidelity", "mask_iou")
-    assert depends(make_student, iou, monkeypatch)
-    assert depends(make_reading, iou, monkeypatch)
-    for make in (make_cgn, make_classifier):
-        assert not depends(make, iou, monkeypatch)
+    for make in (make_student, make_reading, make_miniature):
+        assert depends(make, iou, monkeypatch), make
+    for make in (make_cgn, make_part, make_classifier, make_ensemble):
+        assert not depends(make, iou, monkeypatch), make
 
 
 def test_runs_depend_on_the_code_that_they_reach_by_way_of_others(monkeypatch: pytest.MonkeyPatch) -> None:

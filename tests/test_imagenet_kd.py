@@ -1,27 +1,33 @@
 """ImageNet distillation: the script at smoke scale, its figures, class subsets, and several processes."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from test_cgn_imagenet import write_full_checkpoint
-from test_training import PROJECT, _environment
 
 from analysis import imagenet_kd as imagenet_kd_figures
 from analysis.frame import style
 from analysis.frame.view import View
 from experiments import imagenet_kd
-from skdcgn import cli, distributed
+from experiments.cases_imagenet import objectives
+from skdcgn import distributed
 from skdcgn.cgn.teachers import miniature
 from skdcgn.measure import cost
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, compose
 from skdcgn.randomness import stream
-from skdcgn.runs import store as run_store
+from skdcgn.recipes.students import load_student
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.provenance import PROJECT
+from skdcgn.runs.store import RunRecord, Store, open_store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
@@ -35,8 +41,12 @@ SMOKE = replace(
 )
 
 
-def children(store: run_store.Store) -> list:
-    return [run for run in store.search("imagenet_kd") if "mlflow.parentRunId" in run.data.tags]
+def run(config: imagenet_kd.DistillationConfig) -> pd.DataFrame:
+    return carry_out(imagenet_kd.plan(config))
+
+
+def students(store: Store) -> list[RunRecord]:
+    return store.runs("imagenet_kd", kind="student")
 
 
 def test_the_paper_s_setting_is_the_paper_s() -> None:
@@ -56,16 +66,16 @@ def test_the_paper_s_setting_is_the_paper_s() -> None:
 
 def test_masks_are_distilled_with_and_without_kl_and_the_profile_s_own_comes_last() -> None:
     with_kl, without = replace(SMOKE, loss=LossConfig(kl=0.5)), replace(SMOKE, loss=LossConfig())
-    names = {m: list(imagenet_kd.objectives(with_kl, m)) for m in Mechanism}
+    names = {m: list(objectives(with_kl, m)) for m in Mechanism}
     assert names == {"shape": ["no_kl", "kl"], "texture": ["kl"], "background": ["kl"]}
-    assert list(imagenet_kd.objectives(without, Mechanism.SHAPE)) == ["kl", "no_kl"]
-    weights = [imagenet_kd.objectives(config, Mechanism.SHAPE)["kl"].kl for config in (with_kl, without)]
+    assert list(objectives(without, Mechanism.SHAPE)) == ["kl", "no_kl"]
+    weights = [objectives(config, Mechanism.SHAPE)["kl"].kl for config in (with_kl, without)]
     assert weights == [0.5, 1.0]
     only = replace(with_kl, objective="no_kl")
-    assert {name: loss.kl for name, loss in imagenet_kd.objectives(only, Mechanism.TEXTURE).items()} == {"no_kl": 0}
+    assert {name: loss.kl for name, loss in objectives(only, Mechanism.TEXTURE).items()} == {"no_kl": 0}
 
 
-def test_the_script_and_its_figures(store: run_store.Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_script_and_its_figures(store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     drawn = (
         imagenet_kd_figures.figure_2(View(store))
         | imagenet_kd_figures.figure_6(View(store))
@@ -75,21 +85,22 @@ def test_the_script_and_its_figures(store: run_store.Store, capsys: pytest.Captu
     assert all(style.is_gap(figure) for figure in drawn.values())
     assert "python experiments/imagenet_kd.py --mechanism shape" in _texts(drawn["figure_15"])
 
-    table = imagenet_kd.main(SMOKE)
-    assert len(table) == 4
-    own = {(mechanism.value, "kl", 0) for mechanism in Mechanism}
-    assert set(table.index) == own | {("shape", "no_kl", 0)}
-    assert (table["parameters"] < table["teacher_parameters"]).all()
-    for run in children(store):
-        tags = run.data.tags
-        assert run.info.status == "FINISHED"
+    table = run(SMOKE)
+    own = {("student", mechanism.value, "kl", 0) for mechanism in Mechanism}
+    assert set(table.index) == own | {("student", "shape", "no_kl", 0), ("skdcgn", "", "kl", 0)}
+    trained = table[table["parameters"].notna()]
+    assert len(trained) == 4
+    assert (trained["parameters"] < trained["teacher_parameters"]).all()
+    for student in students(store):
+        tags = student.tags
+        assert student.status == "FINISHED"
         assert (tags["dataset"], tags["stand_in"], tags["classes"]) == ("miniature", "true", "all")
         assert "miniature" in tags["teacher"]
         assert tags["overrides"] == ("loss.kl=0.0" if tags["objective"] == "no_kl" else "distill.steps=4")
-        assert ("loss/kl" in run.data.metrics) == (tags["objective"] == "kl")
-        assert run.data.metrics["final/frechet"] > 0
-    (group,) = [run for run in store.search("imagenet_kd") if "mlflow.parentRunId" not in run.data.tags]
-    kept = store.load_tensors(group.info.run_id, "counterfactuals")
+        assert ("loss/kl" in student.metrics) == (tags["objective"] == "kl")
+        assert student.final["frechet"] > 0
+    (composed,) = store.runs("imagenet_kd", kind="skdcgn")
+    kept = store.load_tensors(composed.run_id, "counterfactuals")
     assert kept["teacher"].shape == kept["student"].shape == (20, 3, 32, 32)
     assert sorted(kept["labels_texture"].tolist()) == sorted(kept["labels_shape"].tolist())
     assert kept["labels_texture"].tolist() != kept["labels_shape"].tolist()
@@ -106,9 +117,9 @@ def test_the_script_and_its_figures(store: run_store.Store, capsys: pytest.Captu
         assert style.save(figure, name, tmp_path).stat().st_size > 5000
 
     capsys.readouterr()
-    again = imagenet_kd.main(SMOKE)
-    assert again.equals(table)
-    assert len(children(store)) == 4
+    assert run(SMOKE).equals(table)
+    assert capsys.readouterr().out.count("finished before") == 5
+    assert len(store.runs("imagenet_kd")) == 5
 
 
 def _texts(figure) -> str:
@@ -116,21 +127,21 @@ def _texts(figure) -> str:
     return " ".join(" ".join(texts + [text.get_text() for axes in figure.axes for text in axes.texts]).split())
 
 
-def test_logged_masks_are_read_back_exactly(store: run_store.Store) -> None:
-    imagenet_kd.main(replace(SMOKE, mechanism="shape", objective="kl"))
-    run = View(store).only("imagenet_kd", kind="student")
-    teacher, student = View(store).held_out(run, 30)
-    samples = store.load_tensors(run["run_id"], "samples")
+def test_logged_masks_are_read_back_exactly(store: Store) -> None:
+    run(replace(SMOKE, mechanism="shape", objective="kl"))
+    shown = View(store).only("imagenet_kd", kind="student")
+    teacher, student = View(store).held_out(shown, 30)
+    samples = store.load_tensors(shown["run_id"], "samples")
     for images, name in ((teacher, "teacher"), (student, "student")):
-        assert images.shape == (10, 3, 32, 32)
+        assert images.shape == (10, 1, 32, 32)
         assert (images - (2 * samples[name][:10] - 1)).abs().max() <= 1 / 255 + 1e-4
 
 
-def test_only_the_classes_asked_for_are_learnt(store: run_store.Store) -> None:
-    imagenet_kd.main(replace(SMOKE, mechanism="texture", classes="1,4-5"))
-    (run,) = children(store)
-    assert run.data.tags["overrides"] == "distill.steps=4, classes=1,4-5"
-    samples = store.load_tensors(run.info.run_id, "samples")
+def test_only_the_classes_asked_for_are_learnt(store: Store) -> None:
+    run(replace(SMOKE, mechanism="texture", classes="1,4-5"))
+    (student,) = students(store)
+    assert student.tags["overrides"] == "distill.steps=4, classes=1,4-5"
+    samples = store.load_tensors(student.run_id, "samples")
     assert samples["labels"].tolist() == [1, 4, 5, 1, 4, 5]
     (index,) = (store.folder / "teacher_sets").rglob("set.json")
     assert list(json.loads(index.read_text())["shards"]) == [f"class-000{i}.safetensors" for i in (1, 4, 5)]
@@ -157,41 +168,43 @@ def test_an_excerpt_shows_classes_from_everywhere() -> None:
         (("--profile", "smoke", "--classes", "dogs"), "cannot be read"),
         (("--profile", "smoke", "--classes", "best"), "this teacher has 10"),
         (("--profile", "smoke", "--truncation", "1.5"), "truncation"),
+        (("--profile", "smoke", "--class-embedding", "no.npy"), "no.npy is not a readable"),
     ],
 )
 def test_bad_input_is_one_sentence(
-    store: run_store.Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refusal: Callable[..., str],
     arguments: tuple[str, ...],
     words: str,
 ) -> None:
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
-    with pytest.raises(SystemExit) as exit_:
-        cli.entry(lambda: imagenet_kd.main(cli.parse(imagenet_kd.DEFAULTS, args=arguments)))
-    assert exit_.value.code == 2
-    message = capsys.readouterr().err
-    assert words in message
-    assert "Traceback" not in message
-    assert not [run for run in store.search("imagenet_kd") if run.info.status == "RUNNING"]
+    assert words in refusal(imagenet_kd, *arguments)
 
 
-def test_figure_6_composes_by_eq_1(store: run_store.Store) -> None:
-    with store.start("imagenet_kd", SMOKE, "group") as run:
-        teacher = miniature(stream(0, "test"))
-        imagenet_kd.log_counterfactuals(run, teacher, teacher, {m: (0, 2, 9) for m in Mechanism})
-    kept = store.load_tensors(run.run_id, "counterfactuals")
-    assert torch.equal(kept["teacher"], kept["student"])
-    assert set(kept["labels_background"].tolist()) == {0, 2, 9}
-    assert compose(kept["mask_teacher"], torch.ones(1), -torch.ones(1)).shape == (20, 1, 32, 32)
+def test_counterfactuals_are_composed_by_eq_1_of_the_classes_learned(store: Store) -> None:
+    run(replace(SMOKE, classes="0,2,9"))
+    (composed,) = store.runs("imagenet_kd", kind="skdcgn")
+    kept = store.load_tensors(composed.run_id, "counterfactuals")
+    labels = {mechanism: kept[f"labels_{mechanism}"] for mechanism in Mechanism}
+    assert set(labels[Mechanism.BACKGROUND].tolist()) == {0, 2, 9}
+    teacher = imagenet_kd.plan(SMOKE).cases[-1].config.teacher.load()
+    noise = {}
+    for mechanism in Mechanism:
+        random = stream(0, "figure 6", mechanism)
+        if mechanism is not Mechanism.SHAPE:
+            torch.randperm(20, generator=random)
+        noise[mechanism] = teacher.sample_noise(20, random)
+    outputs = [teacher.render(mechanism, noise[mechanism], labels[mechanism]) for mechanism in Mechanism]
+    assert torch.equal(kept["teacher"], compose(*outputs))
+    assert torch.equal(kept["mask_teacher"], outputs[0])
 
 
 @pytest.mark.slow
 @pytest.mark.data
 def test_the_real_path_at_full_size(
-    store: run_store.Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script on a file with the names, shapes and size of the real `cgn.pth`, in the paper's setting but short."""
     manifest = json.loads((data_dir / "manifests" / "cgn_imagenet.json").read_text())
@@ -206,13 +219,13 @@ def test_the_real_path_at_full_size(
         evaluations=(1.0,),
         runtime=Runtime(threads=1),
     )
-    imagenet_kd.main(config)
-    (run,) = children(store)
-    assert (run.data.tags["stand_in"], run.data.tags["dataset"]) == ("false", "imagenet")
-    assert run.data.metrics["final/parameters"] == 6_240_963
-    assert run.data.metrics["final/teacher_parameters"] == 55_880_833
-    assert {"loss/feature", "loss/pixel", "loss/discriminator"} <= set(run.data.metrics)
-    samples = store.load_tensors(run.info.run_id, "samples")
+    run(config)
+    (student,) = students(store)
+    assert (student.tags["stand_in"], student.tags["dataset"]) == ("false", "imagenet")
+    assert student.final["parameters"] == 6_240_963
+    assert student.final["teacher_parameters"] == 55_880_833
+    assert {"loss/feature", "loss/pixel", "loss/discriminator"} <= set(student.metrics)
+    samples = store.load_tensors(student.run_id, "samples")
     assert samples["student"].shape == samples["teacher"].shape == (2, 3, 256, 256)
     assert samples["labels"].tolist() == [5, 700]
     title = _texts(imagenet_kd_figures.figure_2(View(store))["figure_2b_texture"])
@@ -230,26 +243,26 @@ def test_alone_nothing_changes() -> None:
     assert list(range(6))[distributed.share(6)] == list(range(6))
     network = torch.nn.Linear(1, 1)
     assert distributed.parallel(network, torch.device("cpu")) is network
-    with distributed.group(torch.device("cpu")) as device:
-        assert device == torch.device("cpu")
+    with distributed.group(torch.device("cpu")):
         assert not torch.distributed.is_initialized()
+    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
 
 
 TWO = """
 import copy, json, sys
 import torch
 from skdcgn import distributed
-from skdcgn.distill import DistillConfig, Distiller
+from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.errors import InputError
-from skdcgn.imagenet import miniature
-from skdcgn.losses import LossConfig
+from skdcgn.cgn.teachers import miniature
+from skdcgn.tinygan.losses import LossConfig
 from skdcgn.mechanisms import Mechanism
-from skdcgn.models.tinygan import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.runtime import seeded, stream
-from skdcgn.teachers import FreshBatches
+from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.randomness import seeded, stream
+from skdcgn.tinygan.records import FreshBatches
 
 torch.set_num_threads(1)
-with distributed.group(torch.device("cpu")) as device:
+with distributed.group(torch.device("cpu")):
     rank = distributed.rank()
     teacher = miniature(stream(0, "teacher"))
     with seeded(rank, "differs"):  # as if the processes had not started alike: process 0's weights count
@@ -261,7 +274,7 @@ with distributed.group(torch.device("cpu")) as device:
     for _ in range(4):
         batch = next(batches)
         records.append(batch.labels.tolist())
-        distiller.update(batch)
+        distiller.update((batch, None))
     trained = [p.detach().flatten() for n in (distiller.student, distiller.discriminator) for p in n.parameters()]
     weights = torch.cat(trained)
     of_both = [torch.empty_like(weights) for _ in range(2)]
@@ -278,7 +291,7 @@ with distributed.group(torch.device("cpu")) as device:
     (alone(batch.noise, batch.labels) - batch.images).abs().mean().backward()
     local = torch.cat([p.grad.flatten() for p in alone.parameters()])
     torch.distributed.all_reduce(local)
-    second.update(batch)
+    second.update((batch, None))
     averaged = torch.cat([p.grad.flatten() for p in second.student.parameters()])
     try:
         distributed.share(7)
@@ -300,7 +313,9 @@ with distributed.group(torch.device("cpu")) as device:
 
 def _torchrun(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = _environment(folder) | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+    environment["OMP_NUM_THREADS"] = "1"
     return subprocess.run(
         [*launcher, *command], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=500
     )
@@ -329,14 +344,13 @@ def test_torchrun_runs_the_script_unchanged(tmp_path: Path) -> None:
     done = _torchrun(tmp_path, *script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("teacher_parameters") == 1  # process 0 alone prints
-    store = run_store.open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (run,) = children(store)
-    assert run.info.status == "FINISHED"
-    history = store.client.get_metric_history(run.info.run_id, "loss/total")
+    store = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (student,) = store.runs("imagenet_kd")
+    assert student.status == "FINISHED"
+    history = store.client.get_metric_history(student.run_id, "loss/total")
     assert len({metric.step for metric in history}) == len(history)
-    assert run.data.metrics["final/l1"] > 0
-    assert len(store.search("imagenet_kd")) == 2
-    assert store.load_student(run.info.run_id).config.resolution == 32
+    assert student.final["l1"] > 0
+    assert load_student(store, student.run_id).config.resolution == 32
 
 
 def test_checkpointed_state_is_that_of_any_process() -> None:

@@ -11,14 +11,15 @@ from analysis import baseline_cgn_tinygan as baseline_cgn_tinygan_figures
 from analysis import imagenet_ood as analysis
 from analysis.frame import style
 from analysis.frame.view import View
-from experiments import baseline_cgn_tinygan, imagenet_ood
+from experiments import baseline_cgn_tinygan, imagenet_kd, imagenet_ood
 from skdcgn.cgn import miniature
 from skdcgn.cgn import teachers as cgn_teachers
 from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
 from skdcgn.classifiers.networks import HEADS
 from skdcgn.errors import InputError
 from skdcgn.randomness import stream
-from skdcgn.runs import store as run_store
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.store import Store
 
 SMOKE = imagenet_ood.DEFAULTS["smoke"]
 
@@ -35,40 +36,37 @@ def random_miniature(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("SKDCGN_OFFLINE", "1")
 
 
-def _check(store: run_store.Store, results: pd.DataFrame, sources: tuple[str, ...]) -> None:
+def _check(store: Store, results: pd.DataFrame, sources: tuple[str, ...]) -> None:
     assert results.index.to_list() == [(source, 0) for source in sources]
     for head in HEADS:
         assert results[f"top1_{head}"].between(0, 1).all()
         gap = results[f"in9_mixed_same_{head}"] - results[f"in9_mixed_rand_{head}"]
         assert results[f"bg_gap_{head}"].to_list() == pytest.approx(gap.to_list())
         assert results[f"cue_accuracy_{head}"].between(0, 1).all()
-    children = [run for run in store.search("imagenet_ood") if "mlflow.parentRunId" in run.data.tags]
-    assert {run.data.tags["source"] for run in children} == set(sources)
-    for run in children:
-        assert run.info.status == "FINISHED"
-        assert run.data.tags["stand_in"] == "true"
-        assert run.data.tags["dataset"] == "miniature"
-        assert "composites" in run.data.tags["images"]
-        assert run.data.tags["overrides"] == "none"
-        assert ("loss/texture" in run.data.metrics) == (run.data.tags["source"] != "original")
-        with store.artifact(run.info.run_id, "ensemble.safetensors") as path:
+    runs = store.runs("imagenet_ood")
+    assert {run.tags["source"] for run in runs} == set(sources)
+    for run in runs:
+        assert run.status == "FINISHED"
+        assert (run.tags["kind"], run.tags["stand_in"], run.tags["dataset"]) == ("ensemble", "true", "miniature")
+        assert "composites" in run.tags["images"]
+        assert run.tags["overrides"] == "none"
+        assert ("loss/texture" in run.metrics) == (run.tags["source"] != "original")
+        with store.artifact(run.run_id, "ensemble.safetensors") as path:
             assert path.stat().st_size > 1e5
 
 
-def test_experiment_table_and_figure(
-    store: run_store.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_experiment_table_and_figure(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert style.is_gap(analysis.figure(View(store)))
     empty = analysis.table(View(store))
     assert empty.empty
     assert "python experiments/imagenet_ood.py --sources cgn" in empty.commands
 
     config = replace(SMOKE, sources=("original", "cgn"))
-    _check(store, imagenet_ood.main(config), config.sources)
+    _check(store, carry_out(imagenet_ood.plan(config)), config.sources)
     capsys.readouterr()
-    imagenet_ood.main(config)
+    carry_out(imagenet_ood.plan(config))
     assert capsys.readouterr().out.count("finished before") == 2
-    assert len(store.search("imagenet_ood")) == 3
+    assert len(store.runs("imagenet_ood")) == 2
 
     table = analysis.table(View(store))
     assert "stand-in: a miniature" in table.title
@@ -88,9 +86,9 @@ def test_experiment_table_and_figure(
 
 
 @pytest.mark.slow
-def test_every_source(store: run_store.Store) -> None:
-    _check(store, imagenet_ood.main(SMOKE), SMOKE.sources)
-    baseline_cgn_tinygan.main(replace(baseline_cgn_tinygan.DEFAULTS["smoke"], stage="counterfactuals"))
+def test_every_source(store: Store) -> None:
+    _check(store, carry_out(imagenet_ood.plan(SMOKE)), SMOKE.sources)
+    carry_out(baseline_cgn_tinygan.plan(baseline_cgn_tinygan.DEFAULTS["smoke"]))
     sizes = analysis.fidelity(View(store))
     text = sizes.text
     assert "stand-in" in sizes.title
@@ -102,22 +100,37 @@ def test_every_source(store: run_store.Store) -> None:
     assert not sizes.commands
 
 
+def test_generators_are_the_runs_of_the_other_scripts() -> None:
+    (students, baseline) = imagenet_ood.plan(replace(SMOKE, sources=("skdcgn", "baseline"))).cases
+    theirs = imagenet_kd.plan(imagenet_kd.DEFAULTS["smoke"]).cases[-1]
+    assert students.needs["source"].identity == theirs.identity
+    for stage in baseline_cgn_tinygan.plan(replace(baseline_cgn_tinygan.DEFAULTS["smoke"], stage="cgn")).cases:
+        cgn = baseline.needs["source"]
+        assert stage.identity in (cgn.identity, cgn.needs["tinygan"].identity)
+        assert stage.tags == (cgn if stage.name == "cgn" else cgn.needs["tinygan"]).tags
+
+
+def test_force_runs_the_ensembles_again_but_not_what_they_need() -> None:
+    forced = imagenet_ood.plan(replace(SMOKE, runtime=replace(SMOKE.runtime, force=True)))
+    assert {case.experiment for case in forced.everything() if case.config.runtime.force} == {"imagenet_ood"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda folder: {"in9": folder}, "--imagenet, --in9 and --cue-conflict go together"),
         (lambda folder: {"teacher": folder / "cgn.pth"}, "leave --teacher out"),
         (lambda folder: {"training": replace(SMOKE.training, pretrained=True)}, "--backbone is missing"),
+        (lambda folder: {"backbone": folder / "no.pth"}, r"no file .*no\.pth"),
         (lambda folder: {"imagenet": folder, "in9": folder, "cue_conflict": folder}, "There is no folder"),
     ],
 )
-def test_bad_input_is_one_sentence(
-    store: run_store.Store, tmp_path: Path, change: Callable[[Path], dict], words: str
-) -> None:
+def test_bad_input_is_one_sentence(store: Store, tmp_path: Path, change: Callable[[Path], dict], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        imagenet_ood.main(replace(SMOKE, sources=("original",), **change(tmp_path)))
+        imagenet_ood.plan(replace(SMOKE, sources=("original",), **change(tmp_path)))
+    assert not store.runs("imagenet_ood")
 
 
-def test_full_needs_the_real_weights(store: run_store.Store) -> None:
-    with pytest.raises(InputError, match=r"python -m skdcgn\.weights"):
-        imagenet_ood.main(imagenet_ood.DEFAULTS["full"])
+def test_full_needs_the_real_weights(store: Store) -> None:
+    with pytest.raises(InputError, match="python -m skdcgn weights"):
+        imagenet_ood.plan(imagenet_ood.DEFAULTS["full"])

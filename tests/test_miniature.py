@@ -23,7 +23,7 @@ from skdcgn.cgn.teachers import MINIATURE_FILE, MINIATURE_TRUNCATION, MNISTTeach
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
-from skdcgn.recipes.fit_miniature import scores
+from skdcgn.recipes.cgns import score_miniature
 
 TINY = FitConfig(6, 6, 6, 6, batch_size=8)
 
@@ -169,7 +169,7 @@ def test_the_package_has_a_fitted_miniature() -> None:
 def test_its_pictures_are_the_wildlife_teacher_s(data_dir: Path) -> None:
     with safe_open(MINIATURE_FILE, "pt") as file:
         noted = json.loads(file.metadata()["scores_on_unseen_noise"])
-    again = scores(load_miniature(MINIATURE_FILE), mnist_teacher("wildlife"), MINIATURE_TRUNCATION, 20, seed=1)
+    again = score_miniature(load_miniature(MINIATURE_FILE), mnist_teacher("wildlife"), MINIATURE_TRUNCATION, 20, seed=1)
     for name, value in noted.items():
         assert again[name] == pytest.approx(value, abs=0.03), name
     assert again["shape_iou"] > 0.75

@@ -137,11 +137,14 @@ time.sleep(60)
 """An experiment that writes a checkpoint when it is interrupted."""
 
 
-def press_ctrl_c_when(started: Path) -> None:
+def press_ctrl_c_when(*files: Path) -> None:
+    """Send this process a SIGINT as soon as there is a file, for one file after the other."""
+
     def press() -> None:
-        while not started.exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        for file in files:
+            while not file.exists():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
 
@@ -155,6 +158,18 @@ def test_an_interruption_lets_running_steps_end_and_starts_no_other(tmp_path: Pa
     assert checkpoint.exists()
     assert [(result.name, result.status) for result in results] == [("first", "interrupted"), ("second", "not run")]
     assert interruption.signum == signal.SIGINT
+
+
+def test_a_second_interruption_does_not_wait_for_checkpoints(tmp_path: Path) -> None:
+    started, noted, checkpoint = (tmp_path / name for name in ("started", "noted", "checkpoint"))
+    slow = STOPPING.format(started=str(started), checkpoint=str(checkpoint))
+    slow = slow.replace("time.sleep(0.5)", f"pathlib.Path({str(noted)!r}).touch(); time.sleep(60)")
+    press_ctrl_c_when(started, noted)
+    with Interruption() as interruption:
+        results = run_steps([step("first", slow, seconds=200), step("second")], 1, interruption)
+    assert noted.exists()
+    assert not checkpoint.exists()
+    assert [(result.name, result.status) for result in results] == [("first", "interrupted"), ("second", "not run")]
 
 
 # --- the suite ------------------------------------------------------------------------------------------------------
@@ -211,6 +226,25 @@ def test_only_with_an_unknown_name_lists_the_known_ones(scripts: Scripts) -> Non
         run_suite([scripts.add("one"), scripts.add("two")], only=("one", "table_9"))
     with pytest.raises(InputError, match="--jobs -1"):
         Config(jobs=-1)
+
+
+def test_an_experiment_without_its_data_fails_alone(
+    scripts: Scripts, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its plan cannot be made; the process that runs it says so, as it would on its own."""
+
+    def plan(_: RunConfig) -> Plan:
+        raise InputError("the weights are not on this machine.")
+
+    entries = [scripts.add("without", "raise SystemExit(2)"), scripts.add("sound")]
+    entries[0].script.plan = plan
+    run_suite(entries, dry_run=True)
+    assert "\n  error: the weights are not on this machine.\n" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        run_suite(entries)
+    output = capfd.readouterr().out
+    assert "without: failed (exit code 2)" in output
+    assert "sound: done" in output
 
 
 def test_a_step_comes_after_those_whose_runs_it_needs(
@@ -339,17 +373,16 @@ def test_an_interruption_ends_the_experiment_cleanly_and_the_suite(
     assert re.search(r"second +not run", output)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "quick"])
 def test_the_whole_suite_has_a_plan_where_nothing_is_to_be_had(
-    profile: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SKDCGN_OFFLINE", "1")
     monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
-    suite.run(program.entries(), Config(profile=profile, dry_run=True))
+    suite.run(program.entries(), Config(dry_run=True))
     output = capfd.readouterr().out
     for entry in program.entries():
-        assert re.search(rf"\n{entry.name}: .*, python experiments/{entry.name}.py --profile {profile}", output)
+        assert re.search(rf"\n{entry.name}: .*, python experiments/{entry.name}.py --profile quick", output)
         assert (ROOT / "experiments" / f"{entry.name}.py").exists()
     assert "to run again" not in output
     assert output.rindex("\nreport: ") > output.index("\nmnist_kd: ")
@@ -498,7 +531,10 @@ def test_the_tests_exit_code_is_pytests(clone: Path, tools: Path, failing: str, 
     add_program(tools, "mine")
     tested = run_all(clone, tools, "test", "-m", "slow", SKDCGN_PYTHON="mine", FAILING=failing, CODE=str(code))
     assert tested.returncode == expected
-    assert calls(tools) == ["-m ruff check .", "-m ruff format --check .", "-m pytest -m slow"]
+    *style, tests = calls(tools)
+    linters = ["-m ruff check .", "-m ruff format --check .", "-m codespell_lib"]
+    assert style == (linters[:2] if failing == "-m ruff format" else linters)
+    assert tests == "-m pytest -m slow"
 
 
 def test_relative_folders_are_the_callers(clone: Path, tools: Path) -> None:

@@ -1,22 +1,34 @@
 """Teachers, their records, and students in their place."""
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from experiments import mnist_kd
+from experiments.cases import teacher_of
+from skdcgn.cgn.adversarial import save_cgn
+from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher, miniature, mnist_teacher
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
-from skdcgn.counterfactuals.students import SKDCGN
+from skdcgn.counterfactuals.students import SKDCGN, render
 from skdcgn.data.labels import balanced_labels
 from skdcgn.errors import InputError
 from skdcgn.images import to_float, to_uint8
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, compose
 from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.cgns import make_cgn
+from skdcgn.recipes.sources import ImageNetTeacherConfig, MNISTTeacherConfig, TeacherConfig, load_source, teacher_tags
+from skdcgn.recipes.students import load_student
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.store import Store
+from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches, draw_records
+
+CHECKPOINT = Path("cgn.safetensors")
 
 
 @pytest.mark.data
@@ -127,8 +139,86 @@ def test_incomplete_skdcgn_is_refused() -> None:
         SKDCGN(students)
 
 
-@pytest.fixture(autouse=True)
-def _no_leftovers(tmp_path: Path) -> None:
-    yield
-    assert not list(tmp_path.rglob(".*.part")), "a temporary file was left behind"
-    shutil.rmtree(tmp_path, ignore_errors=True)
+# --- as recipes and plans use them
+
+
+def test_the_teacher_of_the_digits_is_a_case_of_its_own() -> None:
+    """Whatever uses it needs the same run; its identity tells the teacher before it is trained."""
+    teacher = teacher_of(MNISTTeacherConfig("digits"), "smoke", Runtime())
+    case = teacher.needs["teacher"]
+    assert (case.experiment, case.make) == ("train_cgn_mnist", make_cgn)
+    assert teacher.inputs == {}
+    assert teacher.tags["teacher_sha256"] == case.identity.digest
+    assert teacher.tags["stand_in"] is True
+    other = teacher_of(MNISTTeacherConfig("digits"), "quick", Runtime())
+    assert other.needs["teacher"].identity.digest != case.identity.digest
+
+
+def test_a_checkpoint_is_an_input(tmp_path: Path) -> None:
+    teachers = []
+    for seed in (0, 1):
+        with seeded(seed, "teacher"):
+            save_cgn(tmp_path / f"{seed}.safetensors", CGN())
+        teachers.append(
+            teacher_of(MNISTTeacherConfig("wildlife", tmp_path / f"{seed}.safetensors"), "smoke", Runtime())
+        )
+    assert [teacher.needs for teacher in teachers] == [{}, {}]
+    assert teachers[0].inputs != teachers[1].inputs
+    for teacher in teachers:
+        assert teacher.inputs == {"teacher": teacher.config.load().sha256}
+        assert teacher.tags == teacher_tags(teacher.config.load())
+
+
+@pytest.mark.parametrize(
+    "config", [MNISTTeacherConfig("digits", CHECKPOINT), ImageNetTeacherConfig("miniature", CHECKPOINT)]
+)
+def test_a_stand_in_takes_no_checkpoint(config: TeacherConfig) -> None:
+    with pytest.raises(InputError, match="leave --teacher out"):
+        teacher_of(config, "smoke", Runtime())
+
+
+def test_the_miniature_comes_with_the_package() -> None:
+    teacher = teacher_of(ImageNetTeacherConfig("miniature"), "smoke", Runtime())
+    assert teacher.needs == {}
+    assert teacher.tags["stand_in"] is True
+    assert ImageNetTeacherConfig("miniature").load().prior == NoisePrior(1.0)
+    assert ImageNetTeacherConfig("miniature", truncation=0.5).load().prior == NoisePrior(0.5)
+
+
+def test_the_teacher_that_a_run_trained_stands_in_for_the_papers(digits: Store) -> None:
+    (run,) = digits.runs("train_cgn_mnist")
+    teacher = MNISTTeacherConfig("digits").load("cpu", digits, run)
+    assert teacher_tags(teacher) == {"teacher": "our CGN on digits", "teacher_sha256": teacher.sha256, "stand_in": True}
+    source = load_source(f"runs:/{run.run_id}", digits)
+    noise, labels = teacher.sample_noise(3, stream(0, "z")), torch.arange(3)
+    for mechanism in Mechanism:
+        assert torch.equal(teacher.render(mechanism, noise, labels), source.render(mechanism, noise, labels))
+
+
+@pytest.fixture
+def distilled(digits: Store) -> Store:
+    """A store with the students of the digits' teacher."""
+    smoke = mnist_kd.DEFAULTS["smoke"]
+    brief = replace(
+        smoke, dataset="digits", distill=replace(smoke.distill, steps=2), evaluations=1, heldout_per_class=2
+    )
+    carry_out(mnist_kd.plan(brief))
+    return digits
+
+
+def test_three_students_are_put_together_beside_their_teacher(distilled: Store) -> None:
+    (composed,) = distilled.runs("mnist_kd", kind="skdcgn")
+    students = {run.tags["mechanism"]: run for run in distilled.runs("mnist_kd", kind="student")}
+    source = load_source(f"runs:/{composed.run_id}", distilled)
+    noise, labels = source.sample_noise(4, stream(0, "z")), torch.arange(4)
+    for mechanism in Mechanism:
+        student = load_student(distilled, students[mechanism].run_id)
+        assert torch.equal(render(student, mechanism, noise, labels), source.render(mechanism, noise, labels))
+
+    drawn = distilled.load_tensors(composed.run_id, "counterfactuals")
+    assert set(drawn) == {"teacher", "student", "mask_teacher", "mask_student", *(f"labels_{m}" for m in Mechanism)}
+    assert drawn["teacher"].shape == drawn["student"].shape == (20, 3, 32, 32)
+    assert drawn["mask_teacher"].shape == (20, 1, 32, 32)
+    assert torch.equal(drawn["labels_shape"], balanced_labels(2, 10))
+    assert not torch.equal(drawn["teacher"], drawn["student"])
+    assert drawn["student"].abs().max() <= 1

@@ -248,10 +248,7 @@ def miniature_teacher(device: torch.device | str = "cpu", truncation: float | No
         InputError: the package lacks it.
     """
     if not MINIATURE_FILE.is_file():
-        raise InputError(
-            f"The package lacks {MINIATURE_FILE.name}: install it again, or make it with "
-            "python experiments/fit_miniature.py."
-        )
+        raise InputError(f"The package lacks {MINIATURE_FILE.name}: install it again.")
     cgn = load_miniature(MINIATURE_FILE)
     return ImageNetTeacher.of(
         cgn,

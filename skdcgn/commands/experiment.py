@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from skdcgn import cli
+from skdcgn.distributed import leads
 from skdcgn.measure.statistics import mean_interval
 from skdcgn.recipes.sweep import DistillationSearch, conduct
 from skdcgn.runs.lifecycle import Plan, carry_out, state_of
@@ -35,7 +36,9 @@ def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan | DistillationS
         elif isinstance(planned, DistillationSearch):
             conduct(planned)
         else:
-            print(summary(carry_out(planned), planned.shown))
+            results = carry_out(planned)
+            if leads():
+                print(summary(results, planned.shown))
 
     cli.entry(work)
 

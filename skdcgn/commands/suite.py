@@ -136,8 +136,7 @@ def run(entries: Sequence[Entry], config: Config) -> None:
     if config.dry_run:
         for step in steps:
             print(f"\n{step.name}: {_about(step.seconds / 60)}, {shlex.join(['python', *step.command[1:]])}")
-            plan = plans.get(step.name)
-            lines = experiment.dry_run(plan) if plan else []
+            lines = _dry_run(plans[step.name]) if step.name in plans else []
             print(*(f"  {line}" for line in lines), sep="\n", end="\n" if lines else "")
         print("\nFinished runs are skipped. This was a dry run: nothing was run.")
         return
@@ -150,19 +149,40 @@ def run(entries: Sequence[Entry], config: Config) -> None:
         raise SystemExit(1)
 
 
-def _plan(entry: Entry, profile: Profile, datasets: Datasets) -> Plan | DistillationSearch:
-    """Return the plan of an experiment at a profile, on its data set."""
+def _plan(entry: Entry, profile: Profile, datasets: Datasets) -> Plan | DistillationSearch | InputError:
+    """Return the plan of an experiment at a profile, on its data set, or why it has none: its step will fail, alone."""
     default = entry.script.DEFAULTS[profile]
     if entry.flag:
         name, dataset = entry.flag.removeprefix("--"), datasets.real if entry.real else datasets.distilled
         default = replace(default, **{name: (dataset,) if name == "datasets" else dataset})
-    return entry.script.plan(default)
+    try:
+        return entry.script.plan(default)
+    except InputError as error:
+        return error
 
 
-def _step(entry: Entry, plan: Plan | DistillationSearch, profile: Profile, datasets: Datasets, store: Store) -> Step:
+def _dry_run(plan: Plan | DistillationSearch | InputError) -> list[str]:
+    """Say how far the runs of a plan are, or why they cannot be made."""
+    try:
+        if isinstance(plan, InputError):
+            raise plan
+        return experiment.dry_run(plan)
+    except InputError as error:
+        return [f"error: {error}"]
+
+
+def _step(
+    entry: Entry,
+    plan: Plan | DistillationSearch | InputError,
+    profile: Profile,
+    datasets: Datasets,
+    store: Store,
+) -> Step:
     """Return the step of an experiment: it comes after those that make the runs that it needs."""
     dataset = [entry.flag, datasets.real if entry.real else datasets.distilled] if entry.flag else []
     command = (sys.executable, f"experiments/{entry.name}.py", "--profile", profile, *dataset)
+    if isinstance(plan, InputError):
+        return Step(entry.name, command)
     cases = list(plan.needs.values()) if isinstance(plan, DistillationSearch) else plan.everything()
     after = frozenset(case.experiment for case in cases) - {entry.name}
     return Step(

@@ -15,7 +15,7 @@ from skdcgn.cgn.teachers import images_at_once
 from skdcgn.data.labels import evenly_spread_labels
 from skdcgn.images import fit_resolution
 from skdcgn.measure import fidelity
-from skdcgn.mechanisms import Mechanism, Source, render_composed
+from skdcgn.mechanisms import Mechanism, Source, compose
 from skdcgn.randomness import stream
 
 
@@ -69,16 +69,17 @@ def measure_counterfactuals(
     rows, sizes = [], []
     for index in torch.arange(count, device=reference.device).split(images_at_once(reference.resolution)):
         own_labels = {mechanism: y[index] for mechanism, y in labels.items()}
-        drawn = render_composed(source, dict.fromkeys(Mechanism, noise[index]), own_labels)
+        mask, texture, background = (source.render(m, noise[index], own_labels[m]) for m in Mechanism)
+        image = compose(mask, texture, background)
         natural = reference.render(Mechanism.TEXTURE, noise[index], own_labels[Mechanism.SHAPE])
-        share = drawn.mask.mean(dim=(1, 2, 3))
+        share = mask.mean(dim=(1, 2, 3))
         row = {
             "mask_share": share.mean().item(),
-            "mask_grey": ((drawn.mask > 0.1) & (drawn.mask < 0.9)).float().mean().item(),
+            "mask_grey": ((mask > 0.1) & (mask < 0.9)).float().mean().item(),
             "mask_collapsed": ((share < 0.1) | (share > 0.9)).float().mean().item(),
-            "noise_energy": fidelity.noise_energy(natural, fit_resolution(drawn.images, reference.resolution)),
+            "noise_energy": fidelity.noise_energy(natural, fit_resolution(image, reference.resolution)),
         }
-        for mechanism, output in zip(Mechanism, (drawn.mask, drawn.texture, drawn.background), strict=True):
+        for mechanism, output in zip(Mechanism, (mask, texture, background), strict=True):
             other = source.render(mechanism, other_noise[index], own_labels[mechanism])
             pair = (mechanism.to_image(each, mechanism.channels) for each in (output, other))
             row[f"pixel_variation_{mechanism}"] = fidelity.l1(*pair)

@@ -6,7 +6,6 @@ mechanisms of a CGN, which is trained with CGN's own losses and a fourth, frozen
 (`make_counterfactuals`).
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,18 +25,10 @@ from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data import miniature
 from skdcgn.data.labels import evenly_spread_labels
-from skdcgn.errors import InputError
-from skdcgn.files import sha256
 from skdcgn.images import fit_resolution, grid
-from skdcgn.measure import cost
+from skdcgn.measure import cost, imagenet_cgn
 from skdcgn.measure.features import extractor, measure_source
 from skdcgn.measure.heldout import HeldOut
-from skdcgn.measure.imagenet_cgn import (
-    counterfactual_inputs,
-    mean_over_chunks,
-    measure_counterfactuals,
-    measure_losses,
-)
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source, render_composed
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import CGN_FILE
@@ -153,39 +144,6 @@ class CounterfactualRunConfig(StageConfig):
     """How many, of the baseline's own measures; the feature distances take as many for each class as that makes."""
 
 
-def tinygan_inputs(config: TinyGANRunConfig, parts: Parts) -> dict[str, str]:
-    """Return what identifies the weights and images of a distillation, and check that they fit each other.
-
-    Raises:
-        InputError: real images are needed and not given, or a file is missing, damaged, or does not fit the teacher.
-    """
-    architecture, teacher = config.recipe.architecture, parts.reference
-    wanted = (teacher.resolution, teacher.num_classes, teacher.noise_dim)
-    own = (architecture.resolution, architecture.num_classes, architecture.noise_dim)
-    if own != wanted:
-        raise InputError(
-            f"the TinyGAN (resolution, classes, noise: {', '.join(map(str, own))}) does not fit {teacher.name} "
-            f"({', '.join(map(str, wanted))}): set --tinygan.architecture to match."
-        )
-    inputs = {"teacher": teacher.sha256}
-    if config.class_embedding is not None:
-        load_class_embedding(config.class_embedding, architecture)
-        inputs["class_embedding"] = sha256(config.class_embedding)
-    if config.recipe.loss.real:
-        if config.real_images is not None:
-            images = RealBatches(config.real_images, teacher, 1, torch.Generator()).images
-            inputs["real_images"] = hashlib.sha256(images.listing.encode()).hexdigest()
-        elif teacher.stand_in:
-            scenery, _ = miniature.scenery(lambda: parts.teacher)
-            inputs["real_images"] = f"{scenery.name} {scenery.sha256}"
-        else:
-            raise InputError(
-                "TinyGAN's objective has a real-image term: give --real-images (such as ImageNet's train), or "
-                "--tinygan.loss.real 0 for none."
-            )
-    return inputs
-
-
 def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:
     """Distill the unconstrained BigGAN into a TinyGAN (Sec. A.3, Fig. 8).
 
@@ -271,8 +229,8 @@ def make_tinygan_cgn(run: Run, config: CGNRunConfig, needs: Needs) -> None:
 
     def measure_heldout() -> dict[str, float]:
         batches = [(noise[index], labels[index]) for index in torch.arange(len(labels)).split(at_once)]
-        return mean_over_chunks(
-            [measure_losses(trainer.render(*batch)) for batch in batches], [len(y) for _, y in batches]
+        return imagenet_cgn.mean_over_chunks(
+            [imagenet_cgn.measure_losses(trainer.render(*batch)) for batch in batches], [len(y) for _, y in batches]
         )
 
     def evaluate(step: int) -> None:
@@ -331,13 +289,13 @@ def make_counterfactuals(run: Run, config: CounterfactualRunConfig, needs: Needs
     reference = parts.reference
     teacher = reference if config.source == "baseline" else parts.teacher
     source = load_counterfactual_source(config.source, teacher, run.store, needs.get("source"), device)
-    measured = measure_counterfactuals(source, reference, config.count)
+    measured = imagenet_cgn.measure_counterfactuals(source, reference, config.count)
     if parts.teacher is not None:
         per_class = max(1, config.count // reference.num_classes)
         extract = extractor(reference.resolution, device)
         measured |= measure_source(source, parts.teacher, extract, per_class, device=device)
     run.log_metrics("final", measured)
-    noise, labels = counterfactual_inputs(reference, SHOWN)
+    noise, labels = imagenet_cgn.counterfactual_inputs(reference, SHOWN)
     drawn = render_composed(source, dict.fromkeys(Mechanism, noise), labels)
     natural = reference.render(Mechanism.TEXTURE, noise, labels[Mechanism.SHAPE])
     named = {f"labels_{mechanism}": y for mechanism, y in labels.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skdcgn.classifiers.features import load_feature_network
 from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
+from skdcgn.cli import Profile
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
 from skdcgn.data.labels import balanced_labels
@@ -62,9 +63,9 @@ class RobustnessConfig(ClassifierRecipe):
     """MNIST variants; digits needs no download."""
     sources: tuple[Images, ...]
     """Where training images come from; skdcgn_published are students of the published size, trained as published."""
-    students: str
+    students: Profile
     """Profile of the right-sized students and of the baseline."""
-    published_students: str = "paper"
+    published_students: Profile = "paper"
     """Profile of the students of the published size: one set, for all seeds."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One classifier for each seed, source and data set."""

@@ -12,6 +12,7 @@ import torch
 from skdcgn.counterfactuals.students import render
 from skdcgn.data.labels import select_classes
 from skdcgn.distributed import own_device
+from skdcgn.errors import InputError
 from skdcgn.images import to_uint8
 from skdcgn.measure import cost
 from skdcgn.measure.features import extractor
@@ -75,6 +76,10 @@ class StudentConfig(Distillation):
     """A .npy file with the class embedding to start from, such as BigGAN's."""
     teacher_sets: Path | None = None
     """Folder of stored teacher sets; by default one beside the run store."""
+
+    def __post_init__(self) -> None:
+        if self.heldout_per_class < 1:
+            raise InputError(f"--heldout-per-class {self.heldout_per_class} is too few: give at least 1.")
 
 
 def make_student(run: Run, config: StudentConfig, needs: Needs) -> None:

@@ -54,9 +54,14 @@ class Identity:
 
     def differences(self, config: Mapping[str, str], inputs: Mapping[str, str], code: Mapping[str, str]) -> list[str]:
         """Name the fields, inputs and modules in which an earlier run differs, given as in the attributes."""
-        changed = [f"{key} was {config.get(key)}, is {self.config.get(key)}" for key in _changed(self.config, config)]
+        changed = [
+            f"{key} was {config.get(key, 'not there')}, is {self.config.get(key, 'not there')}"
+            for key in _changed(self.config, config)
+        ]
         changed += [f"another {key}" for key in _changed(self.inputs, inputs)]
-        return changed + [f"{module} changed" for module in _changed(self.code, code)]
+        for module in _changed(self.code, code):
+            changed.append(f"{module} {'changed' if module in self.code else 'is not used any more'}")
+        return changed
 
 
 def identify(config: Any, make: Callable[..., object], inputs: Mapping[str, str] | None = None) -> Identity:
