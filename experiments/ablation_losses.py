@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from experiments.cases import student_case, teacher_of
-from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
+from experiments.cases import student_case, students_study
+from experiments.presets import EPOCHS, GRAY_OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
-from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Plan
-from skdcgn.tinygan.networks import TinyGANConfig
 from skdcgn.tinygan.variants import APPENDIX_D
 
 DESCRIPTION = """The objectives of Appendix D compared with the plain one, seed by seed: held-out fidelity and noise
@@ -36,33 +34,23 @@ class Config(StudentsConfig):
     """The objective, see `skdcgn.tinygan.variants.APPENDIX_D`."""
 
 
-def gray_masks(student: TinyGANConfig) -> TinyGANConfig:
-    """Draw masks as gray RGB, as the published students do: the published teacher set holds them so."""
-    return replace(student, mask_channels=3)
-
-
-DEFAULTS = {
-    profile: Config(profile, **{**OBJECTIVES[profile], "student": gray_masks(OBJECTIVES[profile]["student"])})
-    for profile in PROFILES
-}
+DEFAULTS = {profile: Config(profile, **GRAY_OBJECTIVES[profile]) for profile in PROFILES}
 
 
 def plan(config: Config) -> Plan:
     """Return a case for each seed, mechanism and variant."""
-    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
     variants = list(APPENDIX_D) if config.variant == "all" else [config.variant]
-    scope = ("dataset", "mechanism", "seeds", "teacher", "variant")
-    changed = overrides(config, DEFAULTS[config.profile], scope)
+    study = students_study(
+        "ablation_losses", config, DEFAULTS[config.profile], ("variant",), "Sec. 4.4, Appendix D", DESCRIPTION
+    )
     cases = [
         student_case(
-            "ablation_losses",
+            study,
             config,
-            teacher,
             mechanism,
             seed,
-            {"variant": variant, "paper": APPENDIX_D[variant].paper, "overrides": changed},
-            DESCRIPTION,
             (variant,),
+            tags={"variant": variant, "paper": APPENDIX_D[variant].paper},
             loss=APPENDIX_D[variant].loss(config.loss),
             distill=replace(config.distill, published_code=APPENDIX_D[variant].published_data),
         )

@@ -13,13 +13,13 @@ Each is a run of its own. A finished one is not repeated, a killed one resumes; 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from experiments.cases_imagenet import BASELINE_DESCRIPTION, BASELINE_SCOPE, baseline, baseline_tags, skdcgn_of
+from experiments.cases_imagenet import baseline, baseline_study, skdcgn_of
 from experiments.presets_imagenet import BASELINE, BaselineConfig
 from skdcgn.cgn.baseline import Parts
 from skdcgn.commands import experiment
 from skdcgn.errors import InputError
 from skdcgn.recipes.baseline_cgn_tinygan import CounterfactualRunConfig, CounterfactualSource, make_counterfactuals
-from skdcgn.runs.identity import overrides
+from skdcgn.runs.identity import derive
 from skdcgn.runs.lifecycle import Case, Plan
 
 STAGES = ("tinygan", "cgn", "counterfactuals")
@@ -69,22 +69,17 @@ def counterfactuals(config: Config, parts: Parts, source: CounterfactualSource, 
     inputs = {"reference": parts.reference.sha256}
     if parts.teacher is not None:
         inputs["teacher"] = parts.teacher.sha256
-    return Case(
-        "baseline_cgn_tinygan",
+    scope = ("stage", "sources")
+    return baseline_study(config, DEFAULTS[config.profile], parts, scope).case(
+        "counterfactuals",
         f"counterfactuals {source}",
-        CounterfactualRunConfig(config.profile, config.parts, config.runtime, source, config.counterfactuals),
+        derive(CounterfactualRunConfig, config, source=source, count=config.counterfactuals),
         make_counterfactuals,
-        {
-            **baseline_tags(config, parts),
-            "kind": "counterfactuals",
-            "source": source,
-            "overrides": overrides(config, DEFAULTS[config.profile], (*BASELINE_SCOPE, "stage", "sources")),
-            "paper": "Sec. 4.2, Fig. 10",
-        },
         needs,
         inputs,
         seconds=5 + 0.02 * config.counterfactuals,
-        description=BASELINE_DESCRIPTION,
+        source=source,
+        paper="Sec. 4.2, Fig. 10",
     )
 
 

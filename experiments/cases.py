@@ -1,10 +1,10 @@
 """The cases that more than one MNIST experiment needs: teachers, students, CGNs of our own, images' generators."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, StudentsConfig
+from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, MNISTDistillation
 from skdcgn.cli import Profile
 from skdcgn.data.mnist import Dataset
 from skdcgn.files import sha256
@@ -14,7 +14,7 @@ from skdcgn.recipes.composed import ComposedConfig, make_skdcgn
 from skdcgn.recipes.ood_robustness import GANRunConfig, Images, RobustnessConfig, make_gan
 from skdcgn.recipes.sources import TeacherConfig, teacher_tags
 from skdcgn.recipes.students import StudentConfig, make_student
-from skdcgn.runs.identity import overrides
+from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.lifecycle import Case, Make
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding
@@ -27,7 +27,6 @@ counterpart of Figure 6."""
 class Teacher(NamedTuple):
     """A teacher, as the cases that use it see it."""
 
-    config: TeacherConfig
     tags: Mapping[str, object]
     inputs: Mapping[str, str]
     needs: Mapping[str, Case]
@@ -42,183 +41,206 @@ def teacher_of(config: TeacherConfig, profile: Profile, runtime: Runtime) -> Tea
     if config.dataset == "digits" and config.checkpoint is None:
         trained = cgn_case(replace(CGNS[profile], dataset="digits", runtime=runtime))
         tags = {"teacher": "our CGN on digits", "teacher_sha256": trained.identity.digest, "stand_in": True}
-        return Teacher(config, tags, {}, {"teacher": trained})
+        return Teacher(tags, {}, {"teacher": trained})
     teacher = config.load()
-    return Teacher(config, teacher_tags(teacher), {"teacher": teacher.sha256}, {})
+    return Teacher(teacher_tags(teacher), {"teacher": teacher.sha256}, {})
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the cases of a study have in common."""
+
+    experiment: str
+    """The script's stem."""
+    description: str
+    """Of the runs, Markdown."""
+    tags: Mapping[str, object]
+    needs: Mapping[str, Case] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def with_teacher(self, teacher: Teacher) -> "Study":
+        """Return the study with a teacher that all of its cases use."""
+        return replace(self, tags={**self.tags, **teacher.tags}, needs=teacher.needs, inputs=teacher.inputs)
+
+    def case(
+        self,
+        kind: str,
+        name: str,
+        config: Any,
+        make: Make,
+        needs: Mapping[str, Case] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        seconds: float = 1.0,
+        parallel: bool = False,
+        **tags: object,
+    ) -> Case:
+        """Return a case of the study; see `Case`, to whose tags, needs and inputs the study's are added."""
+        return Case(
+            self.experiment,
+            name,
+            config,
+            make,
+            {"kind": kind, "profile": config.profile, **self.tags, **tags},
+            {**self.needs, **(needs or {})},
+            {**self.inputs, **(inputs or {})},
+            seconds,
+            parallel,
+            self.description,
+        )
 
 
 def cgn_case(config: CGNConfig) -> Case:
     """Return the case that trains an MNIST CGN: a teacher of our own."""
-    return Case(
-        "train_cgn_mnist",
+    description = """Adversarial training of a CGN for an MNIST variant: a teacher of our own.
+`final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
+colors or textures tell nothing. `final/authors_*`: the same for the CGN authors' weights, on the same terms.
+The sample sheets show, from top to bottom, masks, textures, backgrounds, images, and images with permuted labels."""
+    changed = overrides(config, CGNS[config.profile], ("dataset",))
+    study = Study("train_cgn_mnist", description, {"overrides": changed, "paper": "Sec. 4.1"})
+    return study.case(
+        "cgn",
         f"CGN on {config.dataset}",
         config,
         make_cgn,
-        {
-            "kind": "cgn",
-            "profile": config.profile,
-            "dataset": config.dataset,
-            "seed": config.training.seed,
-            "source": "cgn",
-            "overrides": overrides(config, CGNS[config.profile], ("dataset",)),
-            "paper": "Sec. 4.1",
-        },
         seconds=0.03 * config.training.steps + 4e-4 * config.counterfactuals * config.classifier.epochs,
-        description="""Adversarial training of a CGN for an MNIST variant: a teacher of our own.
-`final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
-colors or textures tell nothing. `final/authors_*`: the same for the CGN authors' weights, on the same terms.
-The sample sheets show, from top to bottom, masks, textures, backgrounds, images, and images with permuted labels.""",
+        dataset=config.dataset,
+        seed=config.training.seed,
+        source="cgn",
     )
 
 
-def student_case(
+def students_study(
     experiment: str,
-    config: StudentsConfig,
-    teacher: Teacher,
+    config: MNISTDistillation,
+    default: MNISTDistillation,
+    scope: Sequence[str],
+    paper: str,
+    description: str,
+) -> Study:
+    """Return a study of students, compared or searched.
+
+    Args:
+        experiment: the script's stem.
+        config: of the script.
+        default: the profile's.
+        scope: fields that choose what to run rather than how, beside those of all such studies.
+        paper: where the paper speaks of it.
+        description: of the runs.
+
+    Raises:
+        InputError: the teacher's weights are not available.
+    """
+    changed = overrides(config, default, ("dataset", "mechanism", "seeds", "teacher", *scope))
+    study = Study(experiment, description, {"dataset": config.dataset, "overrides": changed, "paper": paper})
+    return study.with_teacher(teacher_of(config.teacher_config, config.profile, config.runtime))
+
+
+def student_case(
+    study: Study,
+    config: MNISTDistillation,
     mechanism: Mechanism,
     seed: int,
-    tags: Mapping[str, object],
-    description: str,
     told_apart: Sequence[str] = (),
     kind: type[StudentConfig] = StudentConfig,
     make: Make = make_student,
+    tags: Mapping[str, object] | None = None,
     **changes: Any,
 ) -> Case:
     """Return the case of one student.
 
     Args:
-        experiment: the script's stem.
+        study: that it belongs to.
         config: of the script.
-        teacher: see `teacher_of`.
         mechanism: which one it learns.
         seed: its seed.
-        tags: of the run, beside those that every student has.
-        description: of the run.
         told_apart: words in its name that tell it from others of its mechanism and seed.
         kind: of the case's config.
         make: the function that makes the run.
+        tags: of the run, beside those that every student has.
         changes: fields of the case's config that differ from the script's, or that the script does not have.
 
     Raises:
         InputError: the class embedding is none, or does not fit the student.
     """
-    shared = {each.name for each in fields(kind)} & {each.name for each in fields(config)} - {"teacher", "mechanism"}
-    given = {name: getattr(config, name) for name in shared} | changes
-    own = kind(teacher=teacher.config, mechanism=mechanism.value, seed=seed, **given)
-    inputs = dict(teacher.inputs)
+    own = derive(kind, config, teacher=config.teacher_config, mechanism=mechanism.value, seed=seed, **changes)
+    inputs = {}
     if own.class_embedding is not None:
         load_class_embedding(own.class_embedding, own.student)  # a wrong file is to be told before anything runs
         inputs["class_embedding"] = sha256(own.class_embedding)
-    common = {"kind": "student", "profile": config.profile, "dataset": config.dataset, "source": "skdcgn"}
-    return Case(
-        experiment,
+    return study.case(
+        "student",
         " ".join([mechanism.value, *told_apart, f"seed {seed}"]),
         own,
         make,
-        {**common, **teacher.tags, "mechanism": mechanism.value, "seed": seed, **tags},
-        teacher.needs,
-        inputs,
+        inputs=inputs,
         seconds=5 + 0.027 * own.distill.for_mechanism(mechanism).steps,
         parallel=True,
-        description=description,
+        **{"source": "skdcgn", "mechanism": mechanism.value, "seed": seed, **(tags or {})},
     )
 
 
-def skdcgn_case(
-    experiment: str,
-    students: Mapping[Mechanism, Case],
-    teacher: Teacher,
-    seed: int,
-    tags: Mapping[str, object],
-    description: str,
-    classes: str = "all",
-) -> Case:
+def skdcgn_case(study: Study, students: Mapping[Mechanism, Case], seed: int, **tags: object) -> Case:
     """Return the case that puts three students of one seed together."""
-    first = students[Mechanism.SHAPE].config
-    common = {"kind": "skdcgn", "source": "skdcgn", "seed": seed, "dataset": teacher.config.dataset}
-    return Case(
-        experiment,
-        f"SKDCGN seed {seed}",
-        ComposedConfig(first.profile, teacher.config, seed, classes, first.runtime),
-        make_skdcgn,
-        {**common, "profile": first.profile, **teacher.tags, **tags},
-        {**teacher.needs, **{mechanism.value: case for mechanism, case in students.items()}},
-        teacher.inputs,
-        seconds=3,
-        description=description,
+    config = derive(ComposedConfig, students[Mechanism.SHAPE].config)
+    needs = {mechanism.value: case for mechanism, case in students.items()}
+    return study.case(
+        "skdcgn", f"SKDCGN seed {seed}", config, make_skdcgn, needs, seconds=3, source="skdcgn", seed=seed, **tags
     )
 
 
 def distillation(config: DistillationConfig) -> list[Case]:
     """Return the students of every seed, and where they have all mechanisms the three of a seed put together, last."""
-    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
-    default = DistillationConfig(config.profile, **STUDENTS[config.profile])
-    tags = {
-        "overrides": overrides(config, default, ("dataset", "mechanism", "seeds", "teacher")),
-        "paper": "Sec. 4.3, Fig. 7",
-    }
+    study = students_study("mnist_kd", config, STUDENTS[config.profile], (), "Sec. 4.3, Fig. 7", KD_DESCRIPTION)
     cases = []
     for seed in config.seeds:
-        students = {
-            mechanism: student_case("mnist_kd", config, teacher, mechanism, seed, tags, KD_DESCRIPTION)
-            for mechanism in config.mechanisms
-        }
+        students = {mechanism: student_case(study, config, mechanism, seed) for mechanism in config.mechanisms}
         cases += students.values()
         if config.mechanism == "all":
-            cases.append(skdcgn_case("mnist_kd", students, teacher, seed, tags, KD_DESCRIPTION))
+            cases.append(skdcgn_case(study, students, seed))
     return cases
 
 
 def baselines(config: BaselinesConfig) -> list[Case]:
     """Return a case for each seed: the paper's baseline on MNIST, a CGN of TinyGANs."""
-    tags = {
-        "kind": "cgn",
-        "profile": config.profile,
-        "dataset": config.dataset,
-        "source": "baseline",
-        "overrides": overrides(config, BASELINES[config.profile], ("dataset", "seeds", "training.seed")),
-        "paper": "Sec. 4.2",
-    }
-    shared = {each.name: getattr(config, each.name) for each in fields(BaselineConfig)}
-    return [
-        Case(
-            "baseline_mnist",
-            f"baseline seed {seed}",
-            BaselineConfig(**{**shared, "training": replace(config.training, seed=seed)}),
-            make_baseline,
-            {**tags, "seed": seed},
-            seconds=0.06 * config.training.steps + 4e-4 * config.counterfactuals * config.classifier.epochs,
-            description="""The baseline on MNIST: a CGN with TinyGAN generators, trained without distillation.
+    description = """The baseline on MNIST: a CGN with TinyGAN generators, trained without distillation.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
-colors or textures tell nothing. Feeds the robustness table.""",
+colors or textures tell nothing. Feeds the robustness table."""
+    changed = overrides(config, BASELINES[config.profile], ("dataset", "seeds", "training.seed"))
+    study = Study("baseline_mnist", description, {"overrides": changed, "paper": "Sec. 4.2"})
+    return [
+        study.case(
+            "cgn",
+            f"baseline seed {seed}",
+            derive(BaselineConfig, config, training=replace(config.training, seed=seed)),
+            make_baseline,
+            seconds=0.06 * config.training.steps + 4e-4 * config.counterfactuals * config.classifier.epochs,
+            dataset=config.dataset,
+            source="baseline",
+            seed=seed,
         )
         for seed in config.seeds
     ]
 
 
-def generator_case(
-    config: RobustnessConfig, dataset: Dataset, source: Images, seed: int, tags: Mapping[str, object]
-) -> Case | None:
+def generator_case(study: Study, config: RobustnessConfig, dataset: Dataset, source: Images, seed: int) -> Case | None:
     """Return the case that trains the generator of a classifier's images, if they have one that is trained here.
 
     Args:
+        study: the comparison.
         config: of the comparison.
         dataset: the MNIST variant.
         source: of the images.
         seed: of the generator.
-        tags: of the comparison's own runs.
     """
     own = {"dataset": dataset, "runtime": config.runtime, "seeds": (seed,)}
     if source == "gan":
-        own_tags = {"kind": "gan", **tags, "dataset": dataset, "seed": seed, "source": "gan_training"}
-        gan = GANRunConfig(config.profile, dataset, replace(config.gan, seed=seed), config.runtime)
-        seconds = 0.08 * config.gan.steps
-        return Case("ood_robustness", f"{dataset} GAN seed {seed}", gan, make_gan, own_tags, seconds=seconds)
+        gan = derive(GANRunConfig, config, dataset=dataset, gan=replace(config.gan, seed=seed))
+        tags = {"dataset": dataset, "source": "gan_training", "seed": seed}
+        return study.case("gan", f"{dataset} GAN seed {seed}", gan, make_gan, seconds=0.08 * config.gan.steps, **tags)
     if source == "baseline":
         return baselines(replace(BASELINES[config.students], **own))[0]
     if source == "skdcgn":
-        return distillation(DistillationConfig(config.students, **{**STUDENTS[config.students], **own}))[-1]
+        return distillation(replace(STUDENTS[config.students], **own))[-1]
     if source == "skdcgn_published":
-        published = {**STUDENTS[config.published_students], **own, "student": PUBLISHED_MNIST}
-        return distillation(DistillationConfig(config.published_students, **published))[-1]
+        return distillation(replace(STUDENTS[config.published_students], **own, student=PUBLISHED_MNIST))[-1]
     return None

@@ -1,13 +1,13 @@
 """The cases that more than one ImageNet experiment needs: students, and the baseline's TinyGAN and CGN."""
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import fields, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from experiments.cases import Teacher, skdcgn_case, student_case
+from experiments.cases import Study, skdcgn_case, student_case
 from experiments.presets_imagenet import BASELINE, DISTILLATION, BaselineConfig, DistillationConfig
 from skdcgn.cgn.baseline import Parts
 from skdcgn.cgn.teachers import ImageNetTeacher
@@ -24,7 +24,7 @@ from skdcgn.recipes.baseline_cgn_tinygan import (
     make_tinygan_cgn,
 )
 from skdcgn.recipes.sources import teacher_tags
-from skdcgn.runs.identity import overrides
+from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.lifecycle import Case
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
@@ -36,12 +36,8 @@ from skdcgn.training import state_digest
 KD_DESCRIPTION = """Distillation of the ImageNet CGN's mechanisms into TinyGAN students (Sec. 4.1). Feeds
 **Figures 2 a-c, 6 and 15**. Where the tag `stand_in` is true, the teacher is the packaged miniature at 32x32."""
 
-BASELINE_DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3
-and C). Kind `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside
-it."""
-
-BASELINE_SCOPE = ("seed", "teacher", "real_images")
-"""Fields of the baseline's config that are no departure from its profile."""
+BASELINE_DESCRIPTION = """The paper's baseline: CGN with TinyGAN generators, trained without a teacher (Sec. 4.2, A.3,
+C). Kind `tinygan` feeds **Figure 8**, `cgn` **Figure 9**, `counterfactuals` **Figure 10** and the table beside it."""
 
 
 def distillation(config: DistillationConfig) -> list[Case]:
@@ -50,27 +46,22 @@ def distillation(config: DistillationConfig) -> list[Case]:
     Raises:
         InputError: the teacher's weights are not available, or a part of the config does not fit the teacher.
     """
-    source = checked_teacher(config)
-    teacher = Teacher(config.teacher_config, teacher_tags(source), {"teacher": source.sha256}, {})
-    if config.class_embedding is not None:
-        load_class_embedding(config.class_embedding, config.student)
+    teacher = checked_teacher(config)
     scope = ("dataset", "mechanism", "seeds", "teacher", "objective", "teacher_sets")
     changed = overrides(config, DISTILLATION[config.profile], scope)
-    common = {"classes": config.classes, "paper": "Sec. 4.1, Figs. 2, 6, 15"}
+    tags = {"dataset": config.dataset, "classes": config.classes, "paper": "Sec. 4.1, Figs. 2, 6, 15"}
+    tags |= {"overrides": changed, **teacher_tags(teacher)}
+    study = Study("imagenet_kd", KD_DESCRIPTION, tags, inputs={"teacher": teacher.sha256})
     cases = []
     for seed in config.seeds:
         students = {}
         for mechanism in config.mechanisms:
             for objective, loss in objectives(config, mechanism).items():
-                told = changed if loss == config.loss else f"loss.kl={loss.kl}"
-                tags = {**common, "objective": objective, "overrides": told}
-                students[mechanism] = student_case(
-                    "imagenet_kd", config, teacher, mechanism, seed, tags, KD_DESCRIPTION, (objective,), loss=loss
-                )
+                told = {"objective": objective, "overrides": changed if loss == config.loss else f"loss.kl={loss.kl}"}
+                students[mechanism] = student_case(study, config, mechanism, seed, (objective,), tags=told, loss=loss)
                 cases.append(students[mechanism])
         if config.mechanism == "all":
-            tags = {**common, "objective": objective, "overrides": changed}
-            cases.append(skdcgn_case("imagenet_kd", students, teacher, seed, tags, KD_DESCRIPTION, config.classes))
+            cases.append(skdcgn_case(study, students, seed, objective=objective))
     return cases
 
 
@@ -110,14 +101,22 @@ def skdcgn_of(profile: Profile, teacher: Path | None, runtime: Runtime) -> Case:
     return distillation(config)[-1]
 
 
-def baseline_tags(config: BaselineConfig, parts: Parts) -> dict[str, object]:
-    """Return the tags that all runs of a baseline have."""
-    return {
-        "profile": config.profile,
+def baseline_study(config: BaselineConfig, default: BaselineConfig, parts: Parts, scope: Sequence[str] = ()) -> Study:
+    """Return the study of a baseline.
+
+    Args:
+        config: of the baseline.
+        default: the profile's.
+        parts: what it takes of others' work.
+        scope: fields that choose what to run rather than how, beside those of every baseline.
+    """
+    tags = {
         "dataset": "miniature" if parts.reference.stand_in else "imagenet",
         **teacher_tags(parts.reference),
         "seed": config.seed,
+        "overrides": overrides(config, default, ("seed", "teacher", "real_images", *scope)),
     }
+    return Study("baseline_cgn_tinygan", BASELINE_DESCRIPTION, tags)
 
 
 def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ()) -> dict[str, Case]:
@@ -131,48 +130,38 @@ def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ())
     Raises:
         InputError: a file is missing or damaged, or the parts do not fit each other.
     """
-    own = BaselineConfig(**{each.name: getattr(config, each.name) for each in fields(BaselineConfig)})
-    changed = overrides(own, BASELINE[config.profile], BASELINE_SCOPE)
-    tags = {**baseline_tags(config, parts), "source": "baseline", "overrides": changed}
+    study = baseline_study(derive(BaselineConfig, config), BASELINE[config.profile], parts)
     runtime = {
         kind: replace(config.runtime, force=config.runtime.force and kind in forced) for kind in ("tinygan", "cgn")
     }
     cases: dict[str, Case] = {}
     if config.tinygan_checkpoint is None:
-        tinygan = TinyGANRunConfig(
-            config.profile,
-            config.parts,
-            runtime["tinygan"],
-            config.seed,
-            config.tinygan,
-            config.real_images,
-            config.class_embedding,
-        )
-        cases["tinygan"] = Case(
-            "baseline_cgn_tinygan",
+        tinygan = derive(TinyGANRunConfig, config, recipe=config.tinygan, runtime=runtime["tinygan"])
+        cases["tinygan"] = study.case(
+            "tinygan",
             "tinygan",
             tinygan,
             make_tinygan,
-            {**tags, "kind": "tinygan", "paper": "Sec. A.3, Fig. 8"},
             inputs=tinygan_inputs(tinygan, parts),
             seconds=5 + 0.06 * config.tinygan.distill.steps,
-            description=BASELINE_DESCRIPTION,
+            source="baseline",
+            paper="Sec. A.3, Fig. 8",
         )
         inputs = {}
     else:
         load_published_generator(config.tinygan_checkpoint, parts.reference.num_classes)
         inputs = {"tinygan": sha256(config.tinygan_checkpoint)}
     training = config.cgn.training
-    cases["cgn"] = Case(
-        "baseline_cgn_tinygan",
+    cases["cgn"] = study.case(
         "cgn",
-        CGNRunConfig(config.profile, config.parts, runtime["cgn"], config.seed, config.cgn, config.tinygan_checkpoint),
+        "cgn",
+        derive(CGNRunConfig, config, recipe=config.cgn, runtime=runtime["cgn"]),
         make_tinygan_cgn,
-        {**tags, "kind": "cgn", "paper": "Sec. 4.2, Fig. 9"},
         dict(cases),
         {**inputs, "u2net": state_digest(parts.load_u2net().state_dict())},
         seconds=5 + 0.1 * training.steps * training.accumulate,
-        description=BASELINE_DESCRIPTION,
+        source="baseline",
+        paper="Sec. 4.2, Fig. 9",
     )
     return cases
 

@@ -7,19 +7,17 @@ The package has its result, so nobody needs to run this. Each part is a run of i
 again. The last run puts them together; its `final/*` is measured on noise that no fit saw.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.cases import teacher_of
+from experiments.cases import Study, teacher_of
 from experiments.presets import PROFILES
 from skdcgn.cgn.miniature import FITTED, FitConfig
-from skdcgn.cli import Profile
 from skdcgn.commands import experiment
 from skdcgn.recipes.cgns import MiniatureConfig, PartConfig, make_miniature, make_part
 from skdcgn.recipes.sources import MNISTTeacherConfig
-from skdcgn.runs.identity import overrides
-from skdcgn.runs.lifecycle import Case, Plan
-from skdcgn.runtime import Runtime
+from skdcgn.runs.identity import derive, overrides
+from skdcgn.runs.lifecycle import Case, Plan, RunConfig
 
 DESCRIPTION = """The miniature ImageNet CGN (BigGAN-deep x4 and a U²-Net at 32x32, ten labels), each part fitted by
 regression to what the CGN authors' Wildlife-MNIST CGN draws from the same noise."""
@@ -29,11 +27,9 @@ _LEARNS_FROM = {"u2net": ("f_shape", "biggan_GT")}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """Fit of the miniature ImageNet CGN, on the CPU."""
 
-    profile: Profile
-    """Scale: smoke (tests); the others are alike."""
     fit: FitConfig
     seed: int = 0
     """Of initial weights and noise."""
@@ -43,7 +39,6 @@ class Config:
     """Another checkpoint of the Wildlife-MNIST CGN than the authors'."""
     out: Path | None = None
     """A .safetensors file to write the miniature to as well; it is then put together again."""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 DEFAULTS = {
@@ -54,34 +49,20 @@ DEFAULTS = {
 
 def plan(config: Config) -> Plan:
     """Return a case for each part, and one that puts them together."""
-    teacher = teacher_of(MNISTTeacherConfig("wildlife", config.teacher), config.profile, config.runtime)
+    teacher_config = MNISTTeacherConfig("wildlife", config.teacher)
     changed = overrides(config, DEFAULTS[config.profile], ("seed", "teacher", "out"))
-    common = {"profile": config.profile, "dataset": "wildlife", **teacher.tags, "seed": config.seed}
-    tags = {"kind": "part", **common, "source": "miniature", "overrides": changed}
+    tags = {"dataset": "wildlife", "seed": config.seed, "source": "miniature", "overrides": changed}
+    teacher = teacher_of(teacher_config, config.profile, config.runtime)
+    study = Study("fit_miniature", DESCRIPTION, tags).with_teacher(teacher)
     parts: dict[str, Case] = {}
     for part in FITTED:
-        parts[part] = Case(
-            "fit_miniature",
-            part,
-            PartConfig(config.profile, teacher.config, part, config.fit, config.seed, config.runtime),
-            make_part,
-            {**tags, "part": part},
-            {name: parts[name] for name in _LEARNS_FROM.get(part, ())},
-            teacher.inputs,
-            seconds=1 + 0.08 * config.fit.steps(part),
-            description=DESCRIPTION,
-        )
+        own = derive(PartConfig, config, teacher=teacher_config, part=part)
+        needs = {name: parts[name] for name in _LEARNS_FROM.get(part, ())}
+        seconds = 1 + 0.08 * config.fit.steps(part)
+        parts[part] = study.case("part", part, own, make_part, needs, seconds=seconds, part=part)
     runtime = replace(config.runtime, force=config.runtime.force or config.out is not None)
-    assembled = Case(
-        "fit_miniature",
-        "assemble",
-        MiniatureConfig(config.profile, teacher.config, config.seed, config.per_class, config.out, runtime),
-        make_miniature,
-        {**tags, "kind": "miniature", "part": "all"},
-        parts,
-        teacher.inputs,
-        description=DESCRIPTION,
-    )
+    whole = derive(MiniatureConfig, config, teacher=teacher_config, runtime=runtime)
+    assembled = study.case("miniature", "assemble", whole, make_miniature, parts, part="all")
     return Plan([*parts.values(), assembled], ("part",), runtime=config.runtime)
 
 

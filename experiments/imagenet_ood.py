@@ -13,13 +13,14 @@ folders. Generators that are missing are trained first, as imagenet_kd and basel
 from dataclasses import replace
 from itertools import product
 
+from experiments.cases import Study
 from experiments.cases_imagenet import baseline, checked_teacher, skdcgn_of
 from experiments.presets_imagenet import BASELINE, DISTILLATION
 from skdcgn.classifiers.ensemble import EnsembleConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.imagenet_ood import EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
+from skdcgn.recipes.imagenet_ood import EnsembleRunConfig, EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
 from skdcgn.recipes.sources import teacher_tags
-from skdcgn.runs.identity import overrides
+from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
 DESCRIPTION = """CGN's invariant ensemble, trained on real images and counterfactuals of one source.
@@ -57,26 +58,24 @@ def plan(config: EnsemblesConfig) -> Plan:
     inputs, reason = run_inputs(config, teacher)
     scope = ("sources", "seeds", "teacher", "imagenet", "in9", "cue_conflict", "backbone")
     tags = {
-        "kind": "ensemble",
-        "profile": config.profile,
         "dataset": students.dataset,
         **teacher_tags(teacher),
         "overrides": overrides(config, DEFAULTS[config.profile], scope),
         "images": reason,
         "paper": "Sec. 1",
     }
+    study = Study("imagenet_ood", DESCRIPTION, tags, inputs=inputs)
     made = {source: made_by(config, source) for source in config.sources}
     cases = [
-        Case(
-            "imagenet_ood",
+        study.case(
+            "ensemble",
             f"{source} seed {seed}",
-            config.run(students.teacher_config, source, seed),
+            derive(EnsembleRunConfig, config, teacher=students.teacher_config, source=source, seed=seed),
             make_ensemble,
-            {**tags, "source": source, "seed": seed},
             {"source": made[source]} if made[source] else {},
-            inputs,
             seconds=5 + config.training.epochs * (900 if config.training.backbone == "resnet50" else 1),
-            description=DESCRIPTION,
+            source=source,
+            seed=seed,
         )
         for source, seed in product(config.sources, config.seeds)
     ]

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from experiments.cases import student_case, teacher_of
+from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ConvergenceConfig, make_converging_student
-from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Plan
 from skdcgn.tinygan.variants import KL_TERMS
 
@@ -43,21 +42,20 @@ DEFAULTS = {profile: Config(profile, **OBJECTIVES[profile]) for profile in PROFI
 
 def plan(config: Config) -> Plan:
     """Return a case for each seed, mechanism and KL term."""
-    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
     terms = list(KL_TERMS) if config.kl == "all" else [config.kl]
-    changed = overrides(config, DEFAULTS[config.profile], ("dataset", "mechanism", "seeds", "teacher", "kl"))
+    study = students_study(
+        "kl_convergence", config, DEFAULTS[config.profile], ("kl",), "Appendix D.2, Fig. 15", DESCRIPTION
+    )
     cases = [
         student_case(
-            "kl_convergence",
+            study,
             config,
-            teacher,
             mechanism,
             seed,
-            {"kl": kl, "paper": "Appendix D.2, Fig. 15", "overrides": changed},
-            DESCRIPTION,
             (kl,),
             ConvergenceConfig,
             make_converging_student,
+            {"kl": kl},
             loss=KL_TERMS[kl].loss(config.loss),
             frechet=False,
         )

@@ -10,11 +10,11 @@ run, which counterfactuals can be drawn from (python -m skdcgn counterfactuals).
 """
 
 from experiments.cases import distillation
-from experiments.presets import PROFILES, STUDENTS, DistillationConfig
+from experiments.presets import STUDENTS, DistillationConfig
 from skdcgn.commands import experiment
 from skdcgn.runs.lifecycle import Plan
 
-DEFAULTS = {profile: DistillationConfig(profile, **STUDENTS[profile]) for profile in PROFILES}
+DEFAULTS = STUDENTS
 
 
 def plan(config: DistillationConfig) -> Plan:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from experiments.cases import student_case, teacher_of
-from experiments.presets import OBJECTIVES, PROFILES, STUDENTS, StudentsConfig
+from experiments.cases import student_case, students_study
+from experiments.presets import GRAY_OBJECTIVES, STUDENTS, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ClassMeansConfig, make_class_means, make_responding_student
-from skdcgn.runs.identity import overrides
-from skdcgn.runs.lifecycle import Case, Plan
+from skdcgn.runs.identity import derive
+from skdcgn.runs.lifecycle import Plan
 
 DESCRIPTION = """Students of exact teacher sets compared with students of sets drawn as the published scripts did,
 seed by seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student without noise."""
@@ -33,51 +33,37 @@ class Config(StudentsConfig):
     """Teacher set: each image with its own noise, or as the published scripts drew it."""
 
 
-# Masks are drawn as gray RGB, as the published students do: the published teacher set holds them so.
 DEFAULTS = {
     profile: Config(
-        profile,
-        student=replace(OBJECTIVES[profile]["student"], mask_channels=3),
-        distill=OBJECTIVES[profile]["distill"],
-        loss=STUDENTS[profile]["loss"],
-        seeds=OBJECTIVES[profile]["seeds"],
-        heldout_per_class=STUDENTS[profile]["heldout_per_class"],
+        profile, **{**GRAY_OBJECTIVES[profile], "loss": given.loss, "heldout_per_class": given.heldout_per_class}
     )
-    for profile in PROFILES
+    for profile, given in STUDENTS.items()
 }
 
 
 def plan(config: Config) -> Plan:
     """Return the class means of each mechanism, and a case for each seed, mechanism and pairing."""
-    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
     pairings = ["exact", "published"] if config.pairing == "all" else [config.pairing]
-    changed = overrides(config, DEFAULTS[config.profile], ("dataset", "mechanism", "seeds", "teacher", "pairing"))
-    tags = {"paper": "Sec. 4.3", "overrides": changed}
-    common = {"kind": "class_means", "profile": config.profile, "dataset": config.dataset, **teacher.tags, **tags}
+    study = students_study("noise_pairing", config, DEFAULTS[config.profile], ("pairing",), "Sec. 4.3", DESCRIPTION)
     means = [
-        Case(
-            "noise_pairing",
+        study.case(
+            "class_means",
             f"{mechanism} class means",
-            ClassMeansConfig(config.profile, teacher.config, mechanism.value, config.heldout_per_class, config.runtime),
+            derive(ClassMeansConfig, config, teacher=config.teacher_config, mechanism=mechanism.value),
             make_class_means,
-            {**common, "mechanism": mechanism.value},
-            teacher.needs,
-            teacher.inputs,
-            description=DESCRIPTION,
+            mechanism=mechanism.value,
         )
         for mechanism in config.mechanisms
     ]
     students = [
         student_case(
-            "noise_pairing",
+            study,
             config,
-            teacher,
             mechanism,
             seed,
-            {"pairing": pairing, **tags},
-            DESCRIPTION,
             (pairing,),
             make=make_responding_student,
+            tags={"pairing": pairing},
             distill=replace(config.distill, published_code=pairing == "published"),
             frechet=False,
         )

@@ -14,7 +14,7 @@ Generators that are missing are trained first: students are those of mnist_kd.py
 from dataclasses import replace
 from itertools import product
 
-from experiments.cases import generator_case, teacher_of
+from experiments.cases import Study, generator_case, teacher_of
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
 from skdcgn.counterfactuals.gan import GANConfig
@@ -26,8 +26,8 @@ from skdcgn.recipes.ood_robustness import (
     make_classifier,
 )
 from skdcgn.recipes.sources import MNISTTeacherConfig
-from skdcgn.runs.identity import overrides
-from skdcgn.runs.lifecycle import Case, Plan
+from skdcgn.runs.identity import derive, overrides
+from skdcgn.runs.lifecycle import Plan
 
 DESCRIPTION = """Classifiers trained on images of one source, tested where colors or textures are random.
 `final/valid_accuracy`: last 10,000 of MNIST-train, the CGN authors' test set; `final/test_accuracy`: MNIST-test;
@@ -63,26 +63,26 @@ DEFAULTS = {
 def plan(config: RobustnessConfig) -> Plan:
     """Return a case for each data set, source and seed; those need the cases of their generators."""
     changed = overrides(config, DEFAULTS[config.profile], ("datasets", "sources", "seeds"))
-    common = {"profile": config.profile, "overrides": changed, "paper": "Sec. 1"}
+    study = Study("ood_robustness", DESCRIPTION, {"overrides": changed, "paper": "Sec. 1"})
     cases = []
     for dataset, source, (position, seed) in product(config.datasets, config.sources, enumerate(config.seeds)):
-        teacher = teacher_of(MNISTTeacherConfig(dataset), config.students, config.runtime)
+        teacher_config = MNISTTeacherConfig(dataset)
+        teacher = teacher_of(teacher_config, config.students, config.runtime)
         distilled = source in ("cgn", "skdcgn", "skdcgn_published")
         tags = teacher.tags if distilled else {"teacher": "none", "teacher_sha256": "none", "stand_in": False}
-        generator = generator_case(config, dataset, source, config.generator_seed(source, position), common)
+        generator = generator_case(study, config, dataset, source, config.generator_seed(source, position))
         generators = 1 if source == "skdcgn_published" else config.generators
-        images = (config.images, config.per_mask, generators, config.classifier, config.runtime)
+        own = {"teacher": teacher_config, "source": source, "seed": seed, "generators": generators}
         cases.append(
-            Case(
-                "ood_robustness",
+            study.case(
+                "classifier",
                 f"{dataset} {source} seed {seed}",
-                ClassifierRunConfig(config.profile, teacher.config, source, seed, *images),
+                derive(ClassifierRunConfig, config, **own),
                 make_classifier,
-                {"kind": "classifier", **common, "dataset": dataset, "source": source, "seed": seed, **tags},
                 {**(teacher.needs if source == "cgn" else {}), **({GENERATOR: generator} if generator else {})},
                 teacher.inputs if source == "cgn" else {},
                 seconds=10 + 4.3e-4 * config.images * config.classifier.epochs,
-                description=DESCRIPTION,
+                **{"dataset": dataset, "source": source, "seed": seed, **tags},
             )
         )
     shown = ("train_accuracy", "valid_accuracy", "test_accuracy")

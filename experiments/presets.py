@@ -15,49 +15,53 @@ from skdcgn.data.mnist import Dataset
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig
 from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.recipes.students import Distillation
 from skdcgn.runs.search import SearchConfig
-from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST, TinyGANConfig
+from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 EPOCHS, EPOCH_STEPS = 30, 10_000 // 64
 """The paper's training of a student on MNIST."""
 
 
-@dataclass(frozen=True)
-class StudentsConfig:
-    """What every study of students has in its config; a study adds the field that it varies."""
+@dataclass(frozen=True, kw_only=True)
+class MNISTDistillation(Distillation):
+    """Students of an MNIST CGN."""
 
-    profile: Profile
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    student: TinyGANConfig
-    distill: DistillConfig
-    loss: LossConfig
-    seeds: tuple[int, ...]
-    """One student for each seed, mechanism and case of the study."""
-    heldout_per_class: int
-    """Held-out images of each class."""
-    evaluations: int | tuple[float, ...] = 5
-    """Held-out evaluations during training: how many, or at which fractions of it."""
     dataset: Dataset = "double_colored"
     """Whose CGN is the teacher: the authors' one for an MNIST variant, or one trained here on scikit-learn's digits."""
-    mechanism: Literal["shape", "texture", "background", "all"] = "all"
-    """The mechanism to distill."""
     teacher: Path | None = None
     """Another checkpoint of the teacher than the authors' (not for digits)."""
-    runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def teacher_config(self) -> MNISTTeacherConfig:
+        """The teacher."""
+        return MNISTTeacherConfig(self.dataset, self.teacher)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentsConfig(MNISTDistillation):
+    """What every study of students has in its config; a study adds the field that it varies."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One student for each seed, mechanism and case of the study."""
+    mechanism: Literal["shape", "texture", "background", "all"] = "all"
+    """The mechanism to distill."""
 
     @property
     def mechanisms(self) -> list[Mechanism]:
         """The mechanisms that `mechanism` stands for."""
         return list(Mechanism) if self.mechanism == "all" else [Mechanism(self.mechanism)]
 
-    @property
-    def teacher_config(self) -> MNISTTeacherConfig:
-        """The teacher."""
-        return MNISTTeacherConfig(self.dataset, self.teacher)
+
+@dataclass(frozen=True)
+class DistillationConfig(StudentsConfig):
+    """Distillation of an MNIST CGN."""
+
+    class_embedding: Path | None = None
+    """A .npy file with the class embedding to start from, such as BigGAN's."""
 
 
 # The right-sized recipe: pixel distance and KL alone (Eq. 2 and 6), a high learning rate that falls to 0.
@@ -76,41 +80,24 @@ SMOKE_DISTILL = DistillConfig(
     steps=12, learning_rate=3e-3, schedule="cosine", batch_size=8, per_class=4, discriminator_width=8
 )
 
-STUDENTS: Mapping[Profile, Mapping[str, Any]] = {
-    "smoke": dict(
-        student=NATIVE_MNIST,
-        distill=SMOKE_DISTILL,
-        loss=LossConfig(kl=1.0),
-        seeds=(0,),
-        heldout_per_class=10,
-        evaluations=2,
+STUDENTS: Mapping[Profile, DistillationConfig] = {
+    "smoke": DistillationConfig(
+        "smoke", NATIVE_MNIST, SMOKE_DISTILL, loss=LossConfig(kl=1.0), heldout_per_class=10, evaluations=2
     ),
-    "quick": dict(
-        student=NATIVE_MNIST,
-        distill=NATIVE_DISTILL,
+    "quick": DistillationConfig("quick", NATIVE_MNIST, NATIVE_DISTILL, loss=NATIVE_LOSS, seeds=(0, 1, 2)),
+    "full": DistillationConfig(
+        "full",
+        NATIVE_MNIST,
+        replace(NATIVE_DISTILL, steps=40_000, texture_steps=20_000, per_class=10_000),
         loss=NATIVE_LOSS,
-        seeds=(0, 1, 2),
-        heldout_per_class=100,
-        evaluations=5,
-    ),
-    "full": dict(
-        student=NATIVE_MNIST,
-        distill=replace(NATIVE_DISTILL, steps=40_000, texture_steps=20_000, per_class=10_000),
-        loss=NATIVE_LOSS,
-        seeds=(0,),
         heldout_per_class=500,
         evaluations=10,
     ),
-    "paper": dict(
-        student=PUBLISHED_MNIST,
-        distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
-        loss=LossConfig(),
-        seeds=(0,),
-        heldout_per_class=100,
-        evaluations=EPOCHS,
+    "paper": DistillationConfig(
+        "paper", PUBLISHED_MNIST, DistillConfig(steps=EPOCHS * EPOCH_STEPS), evaluations=EPOCHS
     ),
 }
-"""Students by profile: fields of `StudentsConfig`."""
+"""Students of an MNIST CGN, by profile."""
 
 # The paper's objectives on the native student: its learning rate of 2e-4 would need its number of steps.
 _OBJECTIVES = DistillConfig(
@@ -121,22 +108,19 @@ _SMOKE_OBJECTIVES = replace(_OBJECTIVES, steps=30, batch_size=8, per_class=8, di
 _QUICK_OBJECTIVES = replace(_OBJECTIVES, steps=180, learning_rate=8e-3, per_class=192)
 
 OBJECTIVES: Mapping[Profile, Mapping[str, Any]] = {
-    "smoke": dict(student=NATIVE_MNIST, distill=_SMOKE_OBJECTIVES, loss=_FAST_DECAY, seeds=(0,), heldout_per_class=10),
+    "smoke": dict(student=NATIVE_MNIST, distill=_SMOKE_OBJECTIVES, loss=_FAST_DECAY, heldout_per_class=10),
     "quick": dict(
         student=NATIVE_MNIST, distill=_QUICK_OBJECTIVES, loss=_FAST_DECAY, seeds=(0, 1, 2), heldout_per_class=20
     ),
-    "full": dict(
-        student=NATIVE_MNIST, distill=_OBJECTIVES, loss=LossConfig(), seeds=(0, 1, 2, 3, 4), heldout_per_class=100
-    ),
-    "paper": dict(
-        student=PUBLISHED_MNIST,
-        distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
-        loss=LossConfig(),
-        seeds=(0, 1, 2, 3, 4),
-        heldout_per_class=100,
-    ),
+    "full": dict(student=NATIVE_MNIST, distill=_OBJECTIVES, seeds=(0, 1, 2, 3, 4)),
+    "paper": dict(student=PUBLISHED_MNIST, distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS), seeds=(0, 1, 2, 3, 4)),
 }
 """Students where objectives are compared, by profile; all of Appendix D's objectives have a discriminator."""
+
+GRAY_OBJECTIVES = {
+    profile: {**given, "student": replace(given["student"], mask_channels=3)} for profile, given in OBJECTIVES.items()
+}
+"""The same with masks drawn as gray RGB, as the published students do: the published teacher set holds them so."""
 
 CGNS: Mapping[Profile, CGNConfig] = {
     "smoke": CGNConfig("smoke", CGNTrainingConfig(steps=20), 200, ClassifierConfig(epochs=1)),
@@ -145,14 +129,6 @@ CGNS: Mapping[Profile, CGNConfig] = {
     "paper": CGNConfig("paper", PUBLISHED, 100_000, ClassifierConfig()),
 }
 """CGNs of our own, by profile."""
-
-
-@dataclass(frozen=True)
-class DistillationConfig(StudentsConfig):
-    """Distillation of an MNIST CGN."""
-
-    class_embedding: Path | None = None
-    """A .npy file with the class embedding to start from, such as BigGAN's."""
 
 
 @dataclass(frozen=True)
@@ -171,32 +147,18 @@ BASELINES: Mapping[Profile, BaselinesConfig] = {
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class SweepConfig(MNISTDistillation):
     """Search of a distillation's hyperparameters; what is not searched stays as it is here."""
 
-    profile: Profile
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    student: TinyGANConfig
-    distill: DistillConfig
-    search: SearchConfig
-    confirm_seeds: tuple[int, ...]
+    search: SearchConfig = field(default_factory=SearchConfig)
+    confirm_seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Fresh seeds, on which the best trial is trained again beside the paper's values."""
-    evaluations: int
-    """Held-out evaluations during a training: where hopeless trials are stopped."""
-    heldout_per_class: int
-    """Held-out images of each class."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    dataset: Dataset = "double_colored"
-    """Whose CGN is the teacher: the authors' one for an MNIST variant, or one trained here on scikit-learn's digits."""
     mechanism: Literal["shape", "texture", "background"] = "shape"
     """The mechanism to distill; the objective is held-out IoU for shape, held-out L1 for the others."""
-    teacher: Path | None = None
-    """Another checkpoint of the teacher than the authors' (not for digits)."""
     seed: int = 0
     """Of every trial's training: one for all, so that trials differ by their parameters alone."""
     out: Path | None = None
     """Folder that gets best.yaml, trials.csv and confirmation.csv, as the study's run does."""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 _TRIAL = DistillConfig(
@@ -219,24 +181,19 @@ SEARCHES: Mapping[Profile, Mapping[str, Any]] = {
     "quick": dict(
         student=NATIVE_MNIST,
         distill=replace(_TRIAL, steps=120, per_class=500, warmup=20),
-        search=SearchConfig(trials=30),
         confirm_seeds=(1, 2, 3, 4),
-        evaluations=5,
         heldout_per_class=50,
     ),
     "full": dict(
         student=NATIVE_MNIST,
         distill=replace(_TRIAL, steps=4000, per_class=2000),
         search=SearchConfig(trials=100),
-        confirm_seeds=(1, 2, 3, 4, 5),
         evaluations=10,
         heldout_per_class=50,
     ),
     "paper": dict(
         student=PUBLISHED_MNIST,
         distill=DistillConfig(steps=EPOCHS * EPOCH_STEPS),
-        search=SearchConfig(trials=30),
-        confirm_seeds=(1, 2, 3, 4, 5),
         evaluations=EPOCHS,
         heldout_per_class=50,
     ),

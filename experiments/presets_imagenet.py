@@ -4,7 +4,7 @@ A recipe that belongs to one experiment alone stands in its script.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,8 @@ from skdcgn.cgn.reconstruction import ReconstructionConfig
 from skdcgn.cli import Profile
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, PartsConfig, TinyGANRecipe
 from skdcgn.recipes.sources import ImageNetTeacherConfig
-from skdcgn.runtime import Precision, Runtime
+from skdcgn.runs.lifecycle import RunConfig
+from skdcgn.runtime import Precision
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_IMAGENET
@@ -50,14 +51,19 @@ _FIGURE_15 = tuple(epoch / EPOCHS for epoch in (1, 5, 10, 15, 23, 30))
 
 DISTILLATION: Mapping[Profile, DistillationConfig] = {
     "smoke": DistillationConfig(
-        "smoke", NATIVE_MNIST, SMOKE_DISTILL, LossConfig(kl=1.0), (0,), 2, (0.5, 1.0), "miniature"
+        "smoke",
+        NATIVE_MNIST,
+        SMOKE_DISTILL,
+        loss=LossConfig(kl=1.0),
+        heldout_per_class=2,
+        evaluations=(0.5, 1.0),
+        dataset="miniature",
     ),
     "quick": DistillationConfig(
         "quick",
         NATIVE_MNIST,
         replace(NATIVE_DISTILL, steps=800, texture_steps=1200, texture_learning_rate=8e-3, per_class=500),
-        NATIVE_LOSS,
-        seeds=(0,),
+        loss=NATIVE_LOSS,
         heldout_per_class=50,
         evaluations=_FIGURE_15,
         dataset="miniature",
@@ -66,8 +72,7 @@ DISTILLATION: Mapping[Profile, DistillationConfig] = {
         "full",
         replace(PUBLISHED_IMAGENET, mask_channels=1),
         DistillConfig(steps=200_000, batch_size=32, learning_rate=1e-3, betas=(0.0, 0.9), schedule="cosine", ema=0.999),
-        LossConfig(lambda_1=1.0, lambda_1_decay=0.0, kl=1.0),
-        seeds=(0,),
+        loss=LossConfig(lambda_1=1.0, lambda_1_decay=0.0, kl=1.0),
         heldout_per_class=1,
         evaluations=_FIGURE_15,
     ),
@@ -75,8 +80,6 @@ DISTILLATION: Mapping[Profile, DistillationConfig] = {
         "paper",
         PUBLISHED_IMAGENET,
         DistillConfig(steps=EPOCHS * (1_000_000 // 32), batch_size=32),
-        LossConfig(),
-        seeds=(0,),
         heldout_per_class=1,
         evaluations=EPOCHS,
     ),
@@ -85,11 +88,9 @@ DISTILLATION: Mapping[Profile, DistillationConfig] = {
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(RunConfig):
     """The baseline for ImageNet."""
 
-    profile: Profile
-    """Scale: smoke (tests) and quick (a first look) on the miniature, full (our best answer), paper (published)."""
     tinygan: TinyGANRecipe
     cgn: CGNRecipe
     seed: int = 0
@@ -106,7 +107,6 @@ class BaselineConfig:
     """A TinyGAN of the authors (model_*.tar), in place of stage tinygan."""
     class_embedding: Path | None = None
     """A .npy file with the class embedding that the TinyGAN starts from, such as BigGAN's."""
-    runtime: Runtime = field(default_factory=Runtime)
 
     @property
     def parts(self) -> PartsConfig:

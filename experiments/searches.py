@@ -2,18 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
-from experiments.cases import teacher_of
+from experiments.cases import students_study
 from experiments.presets import SweepConfig
 from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.students import StudentConfig
 from skdcgn.recipes.sweep import DistillationSearch, make_trial
-from skdcgn.runs.identity import identify, overrides
-from skdcgn.runs.search import Definition, Direction, Params, Space
-
-_SCOPE = ("dataset", "mechanism", "teacher", "search", "confirm_seeds", "out")  # what to run, rather than how
+from skdcgn.runs.identity import derive, identify
+from skdcgn.runs.search import Definition, Params, Space
+from skdcgn.runs.studies import Direction
 
 
 def search_of(
@@ -42,16 +39,14 @@ def search_of(
         InputError: the teacher's weights are not available, the study cannot have its name, or the confirmation has no
             fresh seeds.
     """
-    teacher = teacher_of(MNISTTeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
-    shared = {each.name for each in fields(StudentConfig)} & {each.name for each in fields(config)} - {"teacher"}
-    given = {name: getattr(config, name) for name in shared}
-    setting = StudentConfig(teacher=teacher.config, frechet=False, **given)
+    study = students_study(experiment, config, default, ("search", "confirm_seeds", "out"), paper, description)
+    setting = derive(StudentConfig, config, teacher=config.teacher_config, frechet=False)
     directions: dict[str, Direction] = {"iou": "maximize"} if config.mechanism == "shape" else {"l1": "minimize"}
     if "student.width" in space:
         directions["parameters"] = "minimize"
-    digests = {name: case.identity.digest for name, case in teacher.needs.items()}
+    digests = {name: case.identity.digest for name, case in study.needs.items()}
     searched = hashlib.sha256(repr(sorted(space.items())).encode()).hexdigest()
-    identity = identify(setting, make_trial, {**teacher.inputs, **digests, "search space": searched})
+    identity = identify(setting, make_trial, {**study.inputs, **digests, "search space": searched})
     default_name = f"{config.dataset} {config.profile} {config.mechanism} {identity.digest[:6]}"
     definition = Definition(
         experiment,
@@ -64,17 +59,14 @@ def search_of(
         prune_from=config.distill.for_mechanism(Mechanism(config.mechanism)).steps // 2,
         tags={
             "profile": config.profile,
-            "dataset": config.dataset,
             "source": "skdcgn",
-            **teacher.tags,
             "mechanism": config.mechanism,
             "seed": config.seed,
-            "paper": paper,
-            "overrides": overrides(config, default, _SCOPE),
+            **study.tags,
         },
         attributes={"seed": config.seed},
         description=description,
     )
     return DistillationSearch(
-        definition, setting, config.search, references, config.confirm_seeds, teacher.needs, teacher.inputs, config.out
+        definition, setting, config.search, references, config.confirm_seeds, study.needs, study.inputs, config.out
     )

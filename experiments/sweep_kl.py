@@ -11,7 +11,7 @@ any script with `--config`.
 
 from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
-from skdcgn.commands import search
+from skdcgn.commands import experiment
 from skdcgn.recipes.sweep import DistillationSearch
 from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, Params, Space
 
@@ -48,4 +48,4 @@ def plan(config: SweepConfig) -> DistillationSearch:
 
 
 if __name__ == "__main__":
-    search.main(DEFAULTS, plan, __doc__)
+    experiment.main(DEFAULTS, plan, __doc__)

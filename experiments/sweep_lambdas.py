@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
-from skdcgn.commands import search
+from skdcgn.commands import experiment
 from skdcgn.recipes.sweep import DistillationSearch
 from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, IntDistribution, Params, Space
 
@@ -60,4 +60,4 @@ def plan(config: Config) -> DistillationSearch:
 
 
 if __name__ == "__main__":
-    search.main(DEFAULTS, plan, __doc__)
+    experiment.main(DEFAULTS, plan, __doc__)

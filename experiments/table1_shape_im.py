@@ -13,17 +13,15 @@ or the digit's own: the paper leaves both open. Each CGN is trained once, whatev
 from dataclasses import replace
 from itertools import product
 
-from experiments.cases import teacher_of
+from experiments.cases import Study, teacher_of
 from experiments.presets import PROFILES
 from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.sources import MNISTTeacherConfig
-from skdcgn.recipes.table1_shape_im import CGN, ShapeStudyConfig, make_modified_cgn, make_reading
+from skdcgn.recipes.table1_shape_im import CGN, ModifiedCGNConfig, ShapeStudyConfig, make_modified_cgn, make_reading
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
-EXPERIMENT = "table1_shape_im"
 DESCRIPTION = """Classifiers trained on counterfactuals with modified masks. `final/valid_accuracy`: of digits, on the
 last 10,000 of MNIST-train, the original's test set; `final/test_accuracy`: on MNIST-test; `final/two_way_*`: of real
 and counterfactual images, the task of the caption. Feeds **Table 1**, **Figure 3** and the curve over transparency."""
@@ -34,15 +32,19 @@ _EVER = ("sampling", "training", "both")
 _SCALES = {
     "smoke": dict(interventions=("none", "noise"), when=_EVER[:2], init=("pretrained",), strengths=(0.5,), seeds=(0,)),
     "quick": dict(interventions=_PAPER, when=_EVER[:2], init=("pretrained",), strengths=(0.5,)),
-    "full": dict(interventions=_ALL, when=_EVER, init=("scratch",), strengths=(0.25, 0.5, 0.9)),
-    "paper": dict(interventions=_ALL, when=("training", "both", "sampling"), init=("scratch",), strengths=()),
+    "full": dict(interventions=_ALL, when=_EVER, init=("scratch",), strengths=(0.25, 0.5, 0.9), strengths_when=_EVER),
+    "paper": dict(
+        interventions=_ALL, when=("training", "both", "sampling"), init=("scratch",), strengths=(), strengths_when=()
+    ),
 }
 _CGNS = {
-    "smoke": (CGNTrainingConfig(steps=4), CGNTrainingConfig(steps=3, texture_warmup=0)),
+    "smoke": dict(training=CGNTrainingConfig(steps=4), finetune=CGNTrainingConfig(steps=3, texture_warmup=0)),
     # Quicker than from new weights, at a high learning rate: far enough to tell what each modification does.
-    "quick": (CGNTrainingConfig(steps=3000), CGNTrainingConfig(steps=300, lr=5e-4, texture_warmup=0)),
-    "full": (CGNTrainingConfig(steps=10_000), CGNTrainingConfig(steps=3000, texture_warmup=0)),
-    "paper": (replace(PUBLISHED, steps=46_000), replace(PUBLISHED, steps=46_000)),
+    "quick": dict(
+        training=CGNTrainingConfig(steps=3000), finetune=CGNTrainingConfig(steps=300, lr=5e-4, texture_warmup=0)
+    ),
+    "full": dict(training=CGNTrainingConfig(steps=10_000), finetune=CGNTrainingConfig(steps=3000, texture_warmup=0)),
+    "paper": dict(training=replace(PUBLISHED, steps=46_000), finetune=replace(PUBLISHED, steps=46_000)),
 }
 _QUICK_CLASSIFIER = ClassifierConfig(epochs=10, batch_size=32, gamma=0.85)
 _CLASSIFIERS = {
@@ -55,12 +57,10 @@ _TWO_WAY = {"smoke": (30, 1), "quick": (300, 3), "full": (5000, 3), "paper": (30
 DEFAULTS = {
     profile: ShapeStudyConfig(
         profile,
-        strengths_when={"full": _EVER, "paper": ()}.get(profile, ("sampling",)),
-        training=_CGNS[profile][0],
-        finetune=_CGNS[profile][1],
         two_way_images=_TWO_WAY[profile][0],
         two_way_epochs=_TWO_WAY[profile][1],
         **_SCALES[profile],
+        **_CGNS[profile],
         **_CLASSIFIERS[profile],
     )
     for profile in PROFILES
@@ -69,29 +69,24 @@ DEFAULTS = {
 
 def plan(config: ShapeStudyConfig) -> Plan:
     """Return a case for each reading and seed; those of a CGN that is trained here need its case."""
-    teacher = teacher_of(MNISTTeacherConfig(config.dataset, config.teacher), config.profile, config.runtime)
     scope = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
     changed = overrides(config, DEFAULTS[config.profile], scope)
-    paper = {"overrides": changed, "paper": "Sec. 4.5, Table 1"}
-    common = {"profile": config.profile, "dataset": config.dataset, **teacher.tags, **paper}
-    cases, cgns = [], dict[tuple, Case]()
+    tags = {"dataset": config.dataset, "overrides": changed, "paper": "Sec. 4.5, Table 1"}
+    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
+    study = Study("table1_shape_im", DESCRIPTION, tags).with_teacher(teacher)
+    cases, cgns = [], dict[ModifiedCGNConfig, Case]()
     for seed, reading in product(config.seeds, config.readings()):
-        cgn, key = config.cgn(reading, seed), (reading.cgn, seed)
-        if cgn is not None and key not in cgns:
-            told = {"intervention": cgn.training.intervention, "init": cgn.init}
-            strength = "" if cgn.training.intervention_strength is None else f" {cgn.training.intervention_strength:g}"
-            name = f"CGN ({cgn.init}), {cgn.training.intervention}{strength}, seed {seed}"
-            tags = {"kind": "cgn", **common, **told, "seed": seed}
-            seconds = 0.03 * cgn.training.steps
-            cgns[key] = Case(EXPERIMENT, name, cgn, make_modified_cgn, tags, teacher.needs, teacher.inputs, seconds)
+        cgn, source, told = config.cgn(reading, seed), teacher.tags["teacher"], study
+        if cgn is not None:
+            name, seconds = f"{cgn}, seed {seed}", 0.03 * cgn.training.steps
+            made = study.case("cgn", name, cgn, make_modified_cgn, seconds=seconds, **cgn.tags, seed=seed)
+            trained = cgns.setdefault(cgn, made)
+            source, told = trained.name, replace(study, needs={CGN: trained}, inputs={})
         own = config.reading(reading, seed)
-        trained = cgns.get(key)
-        tags = {"kind": "classifier", **common, **reading.tags, "seed": seed}
-        tags["source"] = trained.name if trained else teacher.tags["teacher"]
-        needs = {CGN: trained} if trained else teacher.needs
-        inputs, name = {} if trained else teacher.inputs, f"{reading}, seed {seed}"
-        seconds = 2 + 4.5e-4 * (config.images * own.classifier.epochs + 2 * own.two_way_images * own.two_way.epochs)
-        cases.append(Case(EXPERIMENT, name, own, make_reading, tags, needs, inputs, seconds, description=DESCRIPTION))
+        images = own.images * own.classifier.epochs + 2 * own.two_way_images * own.two_way.epochs
+        tags = {**reading.tags, "seed": seed, "source": source}
+        name, seconds = f"{reading}, seed {seed}", 2 + 4.5e-4 * images
+        cases.append(told.case("classifier", name, own, make_reading, seconds=seconds, **tags))
     shown = ("train_accuracy", "valid_accuracy", "test_accuracy", "two_way_accuracy")
     return Plan(cases, ("intervention", "strength", "when", "init", "labels", "seed"), shown, config.runtime)
 

@@ -96,9 +96,11 @@ def test_a_run_says_what_it_is_and_where_it_comes_from(store: Store) -> None:
     tags = {"mechanism": "shape", "stand_in": True, "seed": 3}
     parent = create(case("study"), store)
     one = case("child", Config(weight=2.0), tags=tags, description="what it *is*")
-    child = store.record(create(one, store, parent.run_id).run_id)
+    run = create(one, store)
+    run.set_tags({"mlflow.parentRunId": parent.run_id})
+    child = store.record(run.run_id)
     assert (child.experiment, child.name, child.status) == ("trivial", "child", "RUNNING")
-    assert child.parent == parent.run_id == child.tags["mlflow.parentRunId"]
+    assert child.parent == parent.run_id
     assert store.record(parent.run_id).parent is None
     assert child.tags["mlflow.note.content"] == "what it *is*"
     assert {name: child.tags[name] for name in tags} == {"mechanism": "shape", "stand_in": "true", "seed": "3"}

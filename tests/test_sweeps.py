@@ -20,7 +20,7 @@ import pytest
 from experiments import cases, mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.commands.search import dry_run
+from skdcgn.commands.experiment import dry_run
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes import students
 from skdcgn.recipes import sweep as sweep_recipe

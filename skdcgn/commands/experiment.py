@@ -1,4 +1,4 @@
-"""What the command line of every experiment does: read a config, carry out its plan, and print what came of it."""
+"""What the command line of every experiment and search does: read a config, run it, and print what came of it."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -9,62 +9,64 @@ import pandas as pd
 from skdcgn import cli
 from skdcgn.distributed import leads
 from skdcgn.measure.statistics import mean_interval
+from skdcgn.recipes.sweep import DistillationSearch, conduct
 from skdcgn.runs.lifecycle import Plan, carry_out, state_of
+from skdcgn.runs.search import check_same
 from skdcgn.runs.store import open_store
+from skdcgn.runs.studies import find_study, load_study
 
 _DRY_RUN = "--dry-run"
 
 
-def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan], description: str) -> NoReturn:
-    """Run an experiment as its command line says, and exit.
-
-    With `--dry-run` it says for each run whether it is finished or resumable, or why it would run (again).
+def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan | DistillationSearch], description: str) -> NoReturn:
+    """Run an experiment or a search as its command line says, and exit; with `--dry-run` say how far it is.
 
     Args:
         defaults: the config of each profile.
-        plan: from a config to the cases to run.
+        plan: from a config to the cases to run, or to the search.
         description: the script's docstring, shown by `--help`.
     """
-    start(defaults, description, lambda config: dry_run(plan(config)), lambda config: _carry_out(plan(config)))
 
-
-def start(
-    defaults: Mapping[str, Any],
-    description: str,
-    dry_run: Callable[[Any], list[str]],
-    work: Callable[[Any], None],
-) -> NoReturn:
-    """Do what a script's command line says, and exit.
-
-    Args:
-        defaults: the config of each profile.
-        description: the script's docstring, shown by `--help`.
-        dry_run: from a config to what there is and what would run, line by line.
-        work: runs it, and prints what came of it.
-    """
-
-    def main() -> None:
+    def work() -> None:
         arguments = [argument for argument in sys.argv[1:] if argument != _DRY_RUN]
         help_text = f"{description}\n{_DRY_RUN} says for each run whether it is finished, and if not why it would run."
-        config = cli.parse(defaults, help_text, arguments)
+        planned = plan(cli.parse(defaults, help_text, arguments))
         if _DRY_RUN in sys.argv[1:]:
-            print(*dry_run(config), sep="\n")
+            print(*dry_run(planned), sep="\n")
+        elif isinstance(planned, DistillationSearch):
+            conduct(planned)
         else:
-            work(config)
+            results = carry_out(planned)
+            if leads():
+                print(summary(results, planned.shown))
 
-    cli.entry(main)
-
-
-def _carry_out(plan: Plan) -> None:
-    results = carry_out(plan)
-    if leads():
-        print(summary(results, plan.shown))
+    cli.entry(work)
 
 
-def dry_run(plan: Plan) -> list[str]:
-    """Say for each run of a plan how far it is, a line each."""
+def dry_run(plan: Plan | DistillationSearch) -> list[str]:
+    """Say how far each run of a plan is, a line each: finished, resumable, or why it would run (again).
+
+    Of a search it says how many trials there are, and each run of the confirmation once the best trial is known.
+
+    Raises:
+        InputError: a study of the search's name searches something else.
+    """
     store = open_store()
-    return [f"{case}: {state_of(case, store, case.config.runtime.force)}" for case in plan.everything()]
+    if isinstance(plan, Plan):
+        return [f"{case}: {state_of(case, store, case.config.runtime.force)}" for case in plan.everything()]
+    definition, trials = plan.definition, plan.search.trials
+    study = f"{definition.experiment}: study {definition.name!r}"
+    runs = f"{len(plan.confirmation({}).cases)} runs to confirm the best of them"
+    run = find_study(store, definition.experiment, definition.name)
+    if run is None:
+        return [*dry_run(Plan(list(plan.needs.values()), ())), f"{study}: {trials} trials to run, then {runs}"]
+    check_same(definition, run)
+    found = load_study(store, definition.experiment, definition.name)
+    states = found.trials["state"].value_counts()
+    told = f"{study}: {', '.join(f'{count} {state}' for state, count in states.items())}; {trials} trials wanted"
+    if found.best is None or not found.is_complete(trials):
+        return [f"{told}, then {runs}"]
+    return [told, *dry_run(plan.confirmation(found.best))]
 
 
 def summary(results: pd.DataFrame, shown: tuple[str, ...] = ()) -> str:

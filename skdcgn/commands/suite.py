@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from tqdm import tqdm
 
 from skdcgn.cli import Profile
-from skdcgn.commands import experiment, search
+from skdcgn.commands import experiment
 from skdcgn.data import weights
 from skdcgn.data.mnist import mnist_folder
 from skdcgn.errors import InputError, Interrupted
@@ -166,7 +166,7 @@ def _dry_run(plan: Plan | DistillationSearch | InputError) -> list[str]:
     try:
         if isinstance(plan, InputError):
             raise plan
-        return (search if isinstance(plan, DistillationSearch) else experiment).dry_run(plan)
+        return experiment.dry_run(plan)
     except InputError as error:
         return [f"error: {error}"]
 

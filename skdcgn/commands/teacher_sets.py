@@ -17,12 +17,13 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from skdcgn.cgn.teachers import imagenet_teacher, miniature_teacher, mnist_teacher
+from skdcgn.cgn.teachers import mnist_teacher
 from skdcgn.data import shards
 from skdcgn.data.labels import select_classes
 from skdcgn.errors import InputError
 from skdcgn.files import format_size
 from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.recipes.sources import ImageNetTeacherConfig
 from skdcgn.runtime import Precision, Runtime, setup
 from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig, set_folder, shard_bytes
 
@@ -85,17 +86,9 @@ def main(config: Config) -> None:
 
 
 def _teacher(config: Config, device: torch.device) -> Source:
-    if config.teacher == "miniature":
-        return miniature_teacher(device)
-    if config.teacher != "imagenet":
-        return mnist_teacher(config.teacher, config.checkpoint, device)
-    teacher = imagenet_teacher(config.checkpoint, device, precision=config.precision)
-    if teacher.stand_in:
-        raise InputError(
-            "the CGN authors' ImageNet weights are not on this machine: python -m skdcgn weights says how to get them, "
-            "--teacher miniature takes the stand-in."
-        )
-    return teacher
+    if config.teacher in ("imagenet", "miniature"):
+        return ImageNetTeacherConfig(config.teacher, config.checkpoint, precision=config.precision).load(device)
+    return mnist_teacher(config.teacher, config.checkpoint, device)
 
 
 def _verify(root: Path) -> None:

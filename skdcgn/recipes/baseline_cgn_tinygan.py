@@ -33,10 +33,11 @@ from skdcgn.mechanisms import Mechanism, NoisePrior, Source, render_composed
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import CGN_FILE
 from skdcgn.recipes.students import STUDENT, Needs, load_student
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import (
@@ -104,12 +105,10 @@ class PartsConfig:
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(RunConfig):
     """What every run of the baseline has in its config."""
 
-    profile: str
     parts: PartsConfig
-    runtime: Runtime
 
 
 @dataclass(frozen=True)

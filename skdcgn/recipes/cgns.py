@@ -5,7 +5,7 @@ import shlex
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -40,19 +40,18 @@ from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig
 from skdcgn.recipes.students import Needs
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANConfig, save_generator
 
 
 @dataclass(frozen=True)
-class CGNConfig:
+class CGNConfig(RunConfig):
     """Training of an MNIST CGN."""
 
-    profile: str
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
     training: CGNTrainingConfig
     counterfactuals: int
     """Counterfactuals that the classifier learns from which judges the CGN."""
@@ -62,7 +61,6 @@ class CGNConfig:
     """What to train on."""
     evaluations: int = 5
     """Sample sheets during training."""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 @dataclass(frozen=True)
@@ -164,23 +162,20 @@ def _authors_teacher(dataset: Dataset, device: torch.device) -> MNISTTeacher | N
 
 
 @dataclass(frozen=True)
-class PartConfig:
+class PartConfig(RunConfig):
     """The fit of one part of the miniature ImageNet CGN."""
 
-    profile: str
     teacher: MNISTTeacherConfig
     part: Literal[*FITTED]
     fit: FitConfig
     seed: int
     """Of initial weights and noise."""
-    runtime: Runtime
 
 
 @dataclass(frozen=True)
-class MiniatureConfig:
+class MiniatureConfig(RunConfig):
     """The miniature ImageNet CGN put together."""
 
-    profile: str
     teacher: MNISTTeacherConfig
     seed: int
     """That of its parts."""
@@ -188,7 +183,6 @@ class MiniatureConfig:
     """Images of each class that it is scored on."""
     out: Path | None
     """A .safetensors file to write it to as well."""
-    runtime: Runtime
 
 
 def make_part(run: Run, config: PartConfig, needs: Needs) -> None:

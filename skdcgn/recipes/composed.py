@@ -1,7 +1,7 @@
 """SKDCGN as a run: the three students of one seed, and counterfactuals of theirs beside the teacher's (Fig. 6)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,24 +14,23 @@ from skdcgn.mechanisms import Mechanism, Source, render_composed
 from skdcgn.randomness import stream
 from skdcgn.recipes.sources import TeacherConfig
 from skdcgn.recipes.students import Needs, load_student
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.run import Run
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import save_generator
 
 _SHOWN = 20  # counterfactuals of each side that a run keeps
 
 
 @dataclass(frozen=True)
-class ComposedConfig:
+class ComposedConfig(RunConfig):
     """What decides the run, beside its students."""
 
-    profile: str
     teacher: TeacherConfig
     seed: int
     """That of the students."""
     classes: str = "all"
     """The labels that they learned, see `data.labels.select_classes`."""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 def make_skdcgn(run: Run, config: ComposedConfig, needs: Needs) -> None:

@@ -5,7 +5,7 @@ the same and of random classes, whose difference is the background gap (BG gap);
 bias, the share of shape among the decisions for shape or texture.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,61 +23,24 @@ from skdcgn.randomness import seeded
 from skdcgn.recipes.baseline_cgn_tinygan import load_counterfactual_source
 from skdcgn.recipes.sources import ImageNetTeacherConfig
 from skdcgn.recipes.students import Needs
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 
 EnsembleSource = Literal["original", "cgn", "skdcgn", "baseline"]
 """What an ensemble learns from: real images alone, or counterfactuals of the CGN, its students, or the baseline too."""
 
 
 @dataclass(frozen=True)
-class PicturesConfig:
-    """The real images: the three public data sets, or miniature pictures in their place."""
+class EnsembleRecipe(RunConfig):
+    """What decides ensembles, whichever source and seed they have."""
 
-    images: int
-    """Training images of each class of the miniature pictures; of their test sets, half as many."""
-    imagenet: Path | None = None
-    """ImageNet: a folder with train and val."""
-    in9: Path | None = None
-    """IN-9: the unpacked backgrounds challenge, with its in_to_in9.json put into it."""
-    cue_conflict: Path | None = None
-    """The cue-conflict stimuli: a folder with one folder for each shape."""
-
-
-@dataclass(frozen=True)
-class EnsembleRunConfig:
-    """What decides one ensemble, beside weights and images."""
-
-    profile: str
-    teacher: ImageNetTeacherConfig
-    source: EnsembleSource
-    seed: int
-    """Of initial weights, order and views of the images."""
-    training: EnsembleConfig
-    pictures: PicturesConfig
-    evaluations: int
-    """Times at which the validation accuracy is measured."""
-    backbone: Path | None
-    """Weights of the backbone, see `classifiers.networks.invariant_ensemble`."""
-    runtime: Runtime
-
-
-@dataclass(frozen=True)
-class EnsemblesConfig:
-    """Robustness of the invariant ensemble."""
-
-    profile: str
-    """Scale: smoke (tests) and quick (a first look) on the miniature, full (our best answer), paper (published)."""
     training: EnsembleConfig
     evaluations: int
     """Times at which the validation accuracy is measured."""
     images: int = 100
     """Training images of each class of the miniature pictures; of their test sets, half as many."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One ensemble for each seed and source. The counterfactuals of a source are the same for all seeds."""
-    sources: tuple[EnsembleSource, ...] = get_args(EnsembleSource)
-    """original: real images alone; the others: counterfactuals beside them."""
     imagenet: Path | None = None
     """ImageNet: a folder with train and val."""
     in9: Path | None = None
@@ -86,18 +49,31 @@ class EnsemblesConfig:
     """The cue-conflict stimuli: a folder with one folder for each shape."""
     backbone: Path | None = None
     """Weights of a ResNet-50 trained on ImageNet, in torchvision's format."""
+
+
+@dataclass(frozen=True)
+class EnsemblesConfig(EnsembleRecipe):
+    """Robustness of the invariant ensemble."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One ensemble for each seed and source. The counterfactuals of a source are the same for all seeds."""
+    sources: tuple[EnsembleSource, ...] = get_args(EnsembleSource)
+    """original: real images alone; the others: counterfactuals beside them."""
     teacher: Path | None = None
     """Another file in the format of cgn.pth."""
-    runtime: Runtime = field(default_factory=Runtime)
-
-    def run(self, teacher: ImageNetTeacherConfig, source: EnsembleSource, seed: int) -> EnsembleRunConfig:
-        """Return the config of one ensemble."""
-        pictures = PicturesConfig(self.images, self.imagenet, self.in9, self.cue_conflict)
-        how = self.training, pictures, self.evaluations, self.backbone, self.runtime
-        return EnsembleRunConfig(self.profile, teacher, source, seed, *how)
 
 
-def run_inputs(config: EnsemblesConfig, teacher: Source) -> tuple[dict[str, str], str]:
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRunConfig(EnsembleRecipe):
+    """What decides one ensemble, beside weights and images."""
+
+    teacher: ImageNetTeacherConfig
+    source: EnsembleSource
+    seed: int
+    """Of initial weights, order and views of the images."""
+
+
+def run_inputs(config: EnsembleRecipe, teacher: Source) -> tuple[dict[str, str], str]:
     """Return what identifies weights and images, and in one line which images they are, without writing any.
 
     Raises:
@@ -133,7 +109,7 @@ def run_inputs(config: EnsemblesConfig, teacher: Source) -> tuple[dict[str, str]
     return inputs, reason
 
 
-def load_sets(config: PicturesConfig, teacher: Source, folder: Path) -> RobustnessSets:
+def load_sets(config: EnsembleRecipe, teacher: Source, folder: Path) -> RobustnessSets:
     """Return the images; miniature pictures, which go with a miniature teacher, are written to `folder` once."""
     if config.imagenet is not None:
         return robustness_sets(config.imagenet, config.in9, config.cue_conflict)
@@ -153,7 +129,7 @@ def make_ensemble(run: Run, config: EnsembleRunConfig, needs: Needs) -> None:
     """
     device, training = setup(config.runtime), config.training
     teacher = config.teacher.load(device)
-    sets = load_sets(config.pictures, teacher, run.store.folder / "miniature_data")
+    sets = load_sets(config, teacher, run.store.folder / "miniature_data")
     counterfactuals = None
     if config.source != "original":
         source = load_counterfactual_source(config.source, teacher, run.store, needs.get("source"), device)

@@ -23,9 +23,10 @@ from skdcgn.measure.features import load_feature_network
 from skdcgn.randomness import stream
 from skdcgn.recipes.sources import MNISTTeacherConfig, load_source
 from skdcgn.recipes.students import Needs, load_student
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.run import Run
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import save_generator
 
 Images = Literal["original", "gan", "cgn", "skdcgn", "skdcgn_published", "baseline"]
@@ -40,12 +41,24 @@ EVALUATION_BATCH = 100
 """Images classified at a time: on a CPU, more of them no longer fit its caches."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(RunConfig):
+    """What decides classifiers, whichever source and seed they have."""
+
+    images: int = 100_000
+    """Images of each source that a classifier learns from."""
+    per_mask: int = 10
+    """Counterfactuals of one mask."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """Training of the classifier."""
+    generators: int = 5
+    """Generators trained of each kind (GANs, students, baselines), which the seeds take in turns."""
+
+
 @dataclass(frozen=True)
-class RobustnessConfig:
+class RobustnessConfig(ClassifierRecipe):
     """Comparison of classifiers by the images that they learn from."""
 
-    profile: str
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
     datasets: tuple[Dataset, ...]
     """MNIST variants; digits needs no download."""
     sources: tuple[Images, ...]
@@ -56,17 +69,8 @@ class RobustnessConfig:
     """Profile of the students of the published size: one set, for all seeds."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One classifier for each seed, source and data set."""
-    images: int = 100_000
-    """Images of each source that a classifier learns from."""
-    per_mask: int = 10
-    """Counterfactuals of one mask."""
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """Training of the classifier."""
-    generators: int = 5
-    """Generators trained of each kind (GANs, students, baselines), which the seeds take in turns."""
     gan: GANConfig = field(default_factory=GANConfig)
     """Training of the conditional GAN; its seed is overwritten."""
-    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         for name in ("images", "generators", "per_mask"):
@@ -83,31 +87,22 @@ class RobustnessConfig:
 
 
 @dataclass(frozen=True)
-class GANRunConfig:
+class GANRunConfig(RunConfig):
     """Training of one conditional GAN."""
 
-    profile: str
     dataset: Dataset
     gan: GANConfig
-    runtime: Runtime
 
 
-@dataclass(frozen=True)
-class ClassifierRunConfig:
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRunConfig(ClassifierRecipe):
     """Training of one classifier."""
 
-    profile: str
     teacher: MNISTTeacherConfig
     """Whose data set it is, and for source cgn the CGN."""
     source: Images
     seed: int
     """Of images, initial weights, order, and the appearances of the test sets."""
-    images: int
-    per_mask: int
-    generators: int
-    """How many generators of its kind the seeds share."""
-    classifier: ClassifierConfig
-    runtime: Runtime
 
 
 def draw_images(run: Run, config: ClassifierRunConfig, needs: Needs, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -72,13 +72,13 @@ class ImageNetTeacherConfig:
         """
         if self.dataset == "miniature":
             if self.checkpoint is not None:
-                raise InputError("--dataset miniature comes with the package: leave --teacher out, or say imagenet.")
+                raise InputError("the miniature comes with the package: leave the checkpoint out, or say imagenet.")
             return miniature_teacher(device, self.truncation)
         teacher = imagenet_teacher(self.checkpoint, device, self.truncation, self.precision)
         if teacher.stand_in:
             raise InputError(
                 "the CGN authors' ImageNet weights are not on this machine: python -m skdcgn weights says how to get "
-                "them, and --profile quick uses the miniature instead."
+                "them, and --profile quick (teacher sets: --teacher miniature) uses the miniature instead."
             )
         return teacher
 

@@ -21,10 +21,11 @@ from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import TeacherConfig
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, progress, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import (
@@ -47,21 +48,26 @@ Needs = Mapping[str, RunRecord]
 
 
 @dataclass(frozen=True)
-class StudentConfig:
-    """What decides one student, beside the weights of its teacher."""
+class Distillation(RunConfig):
+    """What decides students, whichever mechanism of which teacher they learn."""
 
-    profile: str
-    teacher: TeacherConfig
-    mechanism: Literal["shape", "texture", "background"]
     student: TinyGANConfig
     distill: DistillConfig
-    loss: LossConfig
+    loss: LossConfig = field(default_factory=LossConfig, kw_only=True)
+    heldout_per_class: int = field(default=100, kw_only=True)
+    """Held-out images of each class."""
+    evaluations: int | tuple[float, ...] = field(default=5, kw_only=True)
+    """Held-out evaluations during training: how many, or at which fractions of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(Distillation):
+    """What decides one student, beside the weights of its teacher."""
+
+    teacher: TeacherConfig
+    mechanism: Literal["shape", "texture", "background"]
     seed: int
     """Of initial weights and training noise."""
-    heldout_per_class: int
-    """Held-out images of each class."""
-    evaluations: int | tuple[float, ...]
-    """Held-out evaluations during training: how many, or at which fractions of it."""
     frechet: bool = True
     """Measure the Fréchet distance too."""
     classes: str = "all"
@@ -70,7 +76,6 @@ class StudentConfig:
     """A .npy file with the class embedding to start from, such as BigGAN's."""
     teacher_sets: Path | None = None
     """Folder of stored teacher sets; by default one beside the run store."""
-    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         if self.heldout_per_class < 1:
@@ -208,7 +213,7 @@ def _latencies(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator,
 # --- what some studies measure beside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConvergenceConfig(StudentConfig):
     """A student whose speed is measured: when its held-out fidelity reaches a target."""
 
@@ -239,14 +244,12 @@ def make_responding_student(run: Run, config: StudentConfig, needs: Needs) -> No
 
 
 @dataclass(frozen=True)
-class ClassMeansConfig:
+class ClassMeansConfig(RunConfig):
     """A student that ignores its noise: each class's mean of the teacher's held-out images."""
 
-    profile: str
     teacher: TeacherConfig
     mechanism: Literal["shape", "texture", "background"]
     heldout_per_class: int
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 def make_class_means(run: Run, config: ClassMeansConfig, needs: Needs) -> None:

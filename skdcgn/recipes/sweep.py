@@ -15,8 +15,9 @@ from skdcgn.recipes.students import StudentConfig, distil, make_student
 from skdcgn.runs.identity import identify
 from skdcgn.runs.lifecycle import Case, Plan, carry_out, identity_tags
 from skdcgn.runs.run import Run
-from skdcgn.runs.search import Definition, Direction, Params, Report, SearchConfig, Sweep, apply, as_yaml
+from skdcgn.runs.search import Definition, Params, Report, SearchConfig, Sweep, apply, as_yaml
 from skdcgn.runs.store import open_store
+from skdcgn.runs.studies import Direction
 from skdcgn.runtime import setup
 
 

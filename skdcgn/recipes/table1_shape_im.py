@@ -29,21 +29,38 @@ from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, interven
 from skdcgn.randomness import stream
 from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig, load_trained
 from skdcgn.recipes.students import Needs
+from skdcgn.runs.identity import derive
+from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import Interruption, train
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
-from skdcgn.runtime import Runtime, setup
+from skdcgn.runtime import setup
 
 CGN = "cgn"
 """The name by which the case of a classifier needs the run of its CGN."""
 
 
 @dataclass(frozen=True)
-class ShapeStudyConfig:
+class ClassifiersConfig(RunConfig):
+    """What decides classifiers, whichever reading and seed they have."""
+
+    images: int
+    """Counterfactuals of a reading."""
+    per_mask: int
+    """Of one mask."""
+    classifier: ClassifierConfig
+    """Training of the digit classifier."""
+    two_way_images: int
+    """Images of each kind, real and counterfactual, that the two-way classifier learns from; three quarters of what
+    there is at most."""
+    test_images: int | None = field(default=None, kw_only=True)
+    """Images of each test set; all by default."""
+
+
+@dataclass(frozen=True)
+class ShapeStudyConfig(ClassifiersConfig):
     """Study of the shape mechanism."""
 
-    profile: str
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
     interventions: tuple[Intervention, ...]
     """Modifications of the mask; none is the control."""
     when: tuple[When, ...]
@@ -53,26 +70,16 @@ class ShapeStudyConfig:
     """What a CGN is trained from: new weights (as the paper), or the teacher's, with a new discriminator."""
     strengths: tuple[float, ...]
     """Transparencies beside the paper's 0.75, with permuted labels: the curve for Sec. 4.4's claim."""
-    strengths_when: tuple[When, ...]
-    """When those are applied."""
     training: CGNTrainingConfig
     """Training of a CGN from new weights; its intervention and seed are overwritten."""
     finetune: CGNTrainingConfig
     """Training from the teacher's weights, likewise."""
-    images: int
-    """Counterfactuals of a reading."""
-    per_mask: int
-    """Of one mask."""
-    classifier: ClassifierConfig
-    """Training of the digit classifier."""
     unpermuted_epochs: int
     """Its epochs where labels are not permuted: color gives them away, which is soon learned."""
-    two_way_images: int
-    """Images of each kind, real and counterfactual, that the two-way classifier learns from."""
     two_way_epochs: int
-    """Its epochs."""
-    test_images: int | None = None
-    """Images of each test set; all by default."""
+    """Epochs of the two-way classifier."""
+    strengths_when: tuple[When, ...] = ("sampling",)
+    """When those are applied."""
     labels: tuple[Labels, ...] = ("permuted", "unpermuted")
     """Labels of texture and background: permuted, or the digit's own, as the released sampler leaves them."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -81,7 +88,11 @@ class ShapeStudyConfig:
     """What CGNs are trained on, and classifiers tested on; digits needs no download."""
     teacher: Path | None = None
     """Another checkpoint of the teacher than the authors' (not for digits)."""
-    runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def teacher_config(self) -> MNISTTeacherConfig:
+        """The teacher."""
+        return MNISTTeacherConfig(self.dataset, self.teacher)
 
     def __post_init__(self) -> None:
         for name in ("interventions", "when", "init", "labels", "seeds"):
@@ -102,37 +113,34 @@ class ShapeStudyConfig:
         init, intervention, strength = reading.cgn
         training = self.training if init == "scratch" else self.finetune
         training = replace(training, intervention=intervention, intervention_strength=strength, seed=seed)
-        teacher = MNISTTeacherConfig(self.dataset, self.teacher)
-        return ModifiedCGNConfig(self.profile, teacher, init, training, self.runtime)
+        return derive(ModifiedCGNConfig, self, teacher=self.teacher_config, init=init, training=training)
 
     def reading(self, reading: Reading, seed: int) -> "ReadingConfig":
         """Return the config of the classifiers of a reading."""
         epochs = self.classifier.epochs if reading.labels == "permuted" else self.unpermuted_epochs
-        return ReadingConfig(
-            self.profile,
-            MNISTTeacherConfig(self.dataset, self.teacher),
-            reading,
-            self.images,
-            self.per_mask,
-            replace(self.classifier, epochs=epochs),
-            replace(self.classifier, epochs=self.two_way_epochs),
-            self.two_way_images,
-            self.test_images,
-            seed,
-            self.runtime,
-        )
+        own = {"teacher": self.teacher_config, "reading": reading, "seed": seed}
+        classifier = replace(self.classifier, epochs=epochs)
+        two_way = replace(self.classifier, epochs=self.two_way_epochs)
+        return derive(ReadingConfig, self, classifier=classifier, two_way=two_way, **own)
 
 
 @dataclass(frozen=True)
-class ModifiedCGNConfig:
+class ModifiedCGNConfig(RunConfig):
     """Training of the CGN of some readings."""
 
-    profile: str
     teacher: MNISTTeacherConfig
     """Whose data set it learns, and where it may start from."""
     init: Init
     training: CGNTrainingConfig
-    runtime: Runtime
+
+    @property
+    def tags(self) -> dict[str, object]:
+        """What tells its run from others."""
+        return {"intervention": self.training.intervention, "init": self.init}
+
+    def __str__(self) -> str:
+        strength = self.training.intervention_strength
+        return f"CGN ({self.init}), {self.training.intervention}{'' if strength is None else f' {strength:g}'}"
 
 
 def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None:
@@ -143,34 +151,21 @@ def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None
         start = config.teacher.load(device, run.store, needs.get("teacher")).cgn
     trainer = CGNTrainer(config.training, data, start, device)
     run.set_tags({"perceptual": trainer.perceptual})
-    intervention = config.training.intervention
-    train(trainer, run, config.runtime, lambda step: None, (), f"CGN ({config.init}), {intervention}")
+    train(trainer, run, config.runtime, lambda step: None, (), str(config))
     metadata = {"dataset": config.teacher.dataset, "run": run.run_id}
     run.log_file(CGN_FILE, lambda path: save_state_dict(path, trainer.result.state_dict(), metadata))
 
 
 @dataclass(frozen=True)
-class ReadingConfig:
+class ReadingConfig(ClassifiersConfig):
     """What the classifiers of one reading and seed depend on, beside the CGN's weights."""
 
-    profile: str
     teacher: MNISTTeacherConfig
     """Whose data set it is; and the CGN, where none is trained."""
     reading: Reading
-    images: int
-    """Counterfactuals."""
-    per_mask: int
-    """Of one mask."""
-    classifier: ClassifierConfig
-    """Training of the digit classifier."""
     two_way: ClassifierConfig
     """Training of the classifier of real and counterfactual images."""
-    two_way_images: int
-    """Images of each kind to train that on; three quarters of what there is at most."""
-    test_images: int | None
-    """Images of each test set; all by default."""
     seed: int
-    runtime: Runtime
 
     @property
     def counterfactuals(self) -> CounterfactualConfig:

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from skdcgn.files import sha256
 
 _PACKAGE = "skdcgn"
+Config = TypeVar("Config")
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
@@ -107,6 +108,18 @@ def overrides(config: Any, default: Any, scope: Sequence[str]) -> str:
         if value != theirs[key] and not {key, key.split(".")[0]} & {*scope, "runtime"}
     ]
     return ", ".join(changed) or "none"
+
+
+def derive(kind: type[Config], config: Any, **changes: Any) -> Config:
+    """Return a config of another kind.
+
+    Args:
+        kind: a dataclass.
+        config: has the values of its fields, as attributes of the same names.
+        changes: fields that differ; one that is in neither keeps its default.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{**{name: getattr(config, name) for name in names if hasattr(config, name)}, **changes})
 
 
 @cache

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 from mlflow.entities import Param
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from tqdm import tqdm
 
+from skdcgn.cli import Profile
 from skdcgn.distributed import broadcast, group, rank
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs.identity import Identity, flatten, identify
@@ -29,6 +30,15 @@ Make = Callable[[Run, Any, Mapping[str, RunRecord]], None]
 """Makes a run: takes the run to log to, the case's config, and the finished runs that the case needs, by name."""
 
 
+@dataclass(frozen=True)
+class RunConfig:
+    """What the config of every run has, and that of every study."""
+
+    profile: Profile
+    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
+    runtime: Runtime = field(default_factory=Runtime, kw_only=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One run of a study: config in, run out."""
@@ -37,8 +47,8 @@ class Case:
     """The MLflow experiment: the stem of the script that it belongs to."""
     name: str
     """For messages and the UI; it tells apart the cases of an experiment, profile and data set."""
-    config: Any
-    """A frozen dataclass with a `runtime`: with `inputs` and `needs` all that the result depends on but the code."""
+    config: RunConfig
+    """With `inputs` and `needs` all that the result depends on but the code."""
     make: Make
     """At the top level of a module."""
     tags: Mapping[str, object] = field(default_factory=dict)
@@ -214,11 +224,11 @@ def _recording(case: Case, store: Store, state: State) -> Iterator[Run]:
             run.checkpoint.unlink(missing_ok=True)
 
 
-def create(case: Case, store: Store, parent: str | None = None) -> Run:
+def create(case: Case, store: Store) -> Run:
     """Create the run of a case, with its config and everything that says where it comes from."""
     created = store.client.create_run(store.experiment_id(case.experiment, case.description), run_name=case.name)
     run = Run(store, created.info.run_id)
-    run.set_tags({**provenance(), **identity_tags(case.identity), **_notes(case.description, parent), **case.tags})
+    run.set_tags({**provenance(), **identity_tags(case.identity), MLFLOW_RUN_NOTE: case.description, **case.tags})
     parameters = [Param(key, str(value)) for key, value in flatten(asdict(case.config)).items()]
     store.client.log_batch(run.run_id, params=parameters)
     return run
@@ -227,8 +237,3 @@ def create(case: Case, store: Store, parent: str | None = None) -> Run:
 def identity_tags(identity: Identity) -> dict[str, str]:
     """Return the tags by which a run is known again, and told apart from later ones."""
     return {"identity": identity.digest, "dependencies": json.dumps(asdict(identity), sort_keys=True)}
-
-
-def _notes(description: str, parent: str | None) -> dict[str, str]:
-    notes = {MLFLOW_RUN_NOTE: description, MLFLOW_PARENT_RUN_ID: parent}
-    return {key: value for key, value in notes.items() if value}

@@ -17,7 +17,10 @@ import pandas as pd
 import yaml
 from filelock import FileLock
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
+from optuna.distributions import CategoricalDistribution as CategoricalDistribution
+from optuna.distributions import FloatDistribution as FloatDistribution
+from optuna.distributions import IntDistribution as IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
@@ -28,22 +31,6 @@ from skdcgn.runs.provenance import process_state, provenance, this_process
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runs.studies import Direction, best_trial, find_study, study_storage, table
-
-__all__ = [
-    "CategoricalDistribution",
-    "Definition",
-    "Direction",
-    "FloatDistribution",
-    "IntDistribution",
-    "Params",
-    "Report",
-    "SearchConfig",
-    "Space",
-    "Sweep",
-    "apply",
-    "as_yaml",
-    "check_same",
-]
 
 Space = Mapping[str, BaseDistribution]
 """Dotted field of a config, such as `loss.lambda_1`, to what it may be."""
