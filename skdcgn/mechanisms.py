@@ -5,7 +5,7 @@ composed images lie in [-1, 1] and have three. `to_image` and `from_image` move 
 the [-1, 1] image space that students and discriminators work in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -192,6 +192,12 @@ class Source(Protocol):
     def parameters(self, mechanism: Mechanism) -> int:
         """Count a mechanism's parameters: for the tables of sizes, never for training."""
         ...
+
+
+def in_chunks(function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, size: int) -> Tensor:
+    """Apply a function of noise (B, noise_dim) and labels (B,), such as a rendering, to at most `size` at a time."""
+    pairs = zip(noise.split(size), labels.split(size), strict=True)
+    return torch.cat([function(z, y) for z, y in pairs])
 
 
 class Counterfactuals(NamedTuple):

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from skdcgn.cgn import imagenet
 from skdcgn.cgn.imagenet import FROZEN, GENERATORS, Architecture, FourGenerators, ImageNetCGN
 from skdcgn.cgn.mnist import MechanismNetworks
-from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, in_chunks, miniature_teacher
+from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, images_at_once, miniature_teacher
 from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior, Source
+from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior, Source, in_chunks
 from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
 from skdcgn.training import state_digest
 
@@ -156,7 +156,8 @@ class UnconstrainedTeacher(Source):
             raise ValueError(f"the unconstrained generator draws pictures, no {mechanism}")
         one_hot = torch.eye(self.num_classes, device=self.device)
         noise, labels = noise.to(self.device), labels.to(self.device)
-        return in_chunks(lambda u, y: self._biggan(u, one_hot[y], self.truncation), noise, labels, self.resolution)
+        at_once = images_at_once(self.resolution)
+        return in_chunks(lambda u, y: self._biggan(u, one_hot[y], self.truncation), noise, labels, at_once)
 
     def parameters(self, mechanism: Mechanism) -> int:
         """Count the generator's parameters."""

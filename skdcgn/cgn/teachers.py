@@ -15,7 +15,7 @@ from skdcgn.cgn.miniature import load_miniature
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
-from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, Source
+from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, Source, in_chunks
 from skdcgn.runtime import Precision, autocast
 from skdcgn.training import state_digest
 
@@ -180,7 +180,7 @@ class ImageNetTeacher(Source):
         noise, labels = noise.to(self._device), labels.to(self._device)
         with autocast(self._device, self._precision):
             run = functools.partial(network, mechanism, truncation=self.truncation)
-            return in_chunks(lambda u, y: run(u, y).float(), noise, labels, self.resolution)
+            return in_chunks(lambda u, y: run(u, y).float(), noise, labels, images_at_once(self.resolution))
 
     def parameters(self, mechanism: Mechanism) -> int:
         """Count the parameters of a mechanism: its generator, and for the shape the U²-Net as well."""
@@ -263,9 +263,3 @@ def _checksum(path: Path, _modified: int) -> str:
 def images_at_once(resolution: int) -> int:
     """Return how many images of a side are rendered at a time: 16 of 256x256, 1024 of 32x32."""
     return max(1, (1 << 20) // resolution**2)
-
-
-def in_chunks(function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, resolution: int) -> Tensor:
-    """Apply a function of noise and labels, which draws images of a side, to a bounded number of them at a time."""
-    at_once = images_at_once(resolution)
-    return torch.cat([function(u, y) for u, y in zip(noise.split(at_once), labels.split(at_once), strict=True)])

@@ -1,12 +1,12 @@
 """A source that remembers what it rendered."""
 
 import hashlib
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import Mechanism, Source, in_chunks
 
 
 class Remembering:
@@ -29,8 +29,7 @@ class Remembering:
         key = mechanism, hashlib.sha256(noise.cpu().numpy().tobytes() + labels.cpu().numpy().tobytes()).digest()
         if key in self._outputs:
             return self._outputs[key]
-        parts = zip(noise.split(self._PART), labels.split(self._PART), strict=True)
-        output = torch.cat([self._source.render(mechanism, *part) for part in parts])
+        output = in_chunks(partial(self._source.render, mechanism), noise, labels, self._PART)
         if self._bytes + output.nbytes <= self._MEMORY:
             self._outputs[key] = output
             self._bytes += output.nbytes

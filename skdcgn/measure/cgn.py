@@ -1,5 +1,7 @@
 """How good an MNIST CGN is: by the classifier that its counterfactuals train, and by its masks."""
 
+from functools import partial
+
 import torch
 
 from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, trained_classifier
@@ -7,8 +9,7 @@ from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.data.labels import balanced_labels
 from skdcgn.data.mnist import Dataset, TensorSet, make_dataset
 from skdcgn.measure.fidelity import mask_iou, nearest_stroke_iou
-from skdcgn.measure.heldout import render_chunks
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import Mechanism, Source, in_chunks
 from skdcgn.randomness import stream
 
 STROKE_MASKS = 1000
@@ -48,7 +49,7 @@ def measure_cgn(
     real, heldout = make_dataset(dataset, "train", seed), make_dataset(dataset, "valid", seed, limit=STROKE_MASKS)
     labels = heldout.labels.to(device)
     noise = source.sample_noise(len(labels), stream(seed, "stroke masks")).to(device)
-    masks = render_chunks(lambda z, y: source.render(Mechanism.SHAPE, z, y), noise, labels).cpu()
+    masks = in_chunks(partial(source.render, Mechanism.SHAPE), noise, labels, 250).cpu()
     for name, shapes in (("stroke_iou", masks), ("stroke_iou_of_real", heldout.masks())):
         measured[name] = nearest_stroke_iou(shapes, heldout.labels, real.masks(), real.labels)
     return measured

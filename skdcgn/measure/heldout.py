@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,15 +13,12 @@ from skdcgn.data.labels import balanced_labels
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.measure.features import frechet_distance
 from skdcgn.measure.fidelity import fidelity
-from skdcgn.mechanisms import Mechanism, Source
+from skdcgn.mechanisms import Mechanism, Source, in_chunks
 from skdcgn.randomness import stream
 from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.tinygan.records import Records
 
 Features = Callable[[Tensor], np.ndarray]
-
-_CHUNK = 250  # images rendered at a time, and
-_CHUNK_PIXELS = 1 << 22  # pixels at most: 64 images of 256x256
 
 
 class HeldOut:
@@ -44,7 +42,7 @@ class HeldOut:
             features: maps RGB images (B, 3, H, W) in [-1, 1] to (B, D), for the Fréchet distance; None leaves it out.
         """
         self.mechanism, self.noise, self.labels, self._features = mechanism, noise, labels, features
-        self.teacher = render_chunks(lambda z, y: teacher.render(mechanism, z, y), noise, labels, teacher.resolution)
+        self.teacher = in_chunks(partial(teacher.render, mechanism), noise, labels, _at_once(teacher.resolution))
         self._teacher_features = None if features is None else features(mechanism.to_image(self.teacher, 3))
 
     @classmethod
@@ -70,7 +68,7 @@ class HeldOut:
     def seen(
         cls, teacher: Source, mechanism: Mechanism, records: Records, device: torch.device | str = "cpu"
     ) -> "HeldOut":
-        """Return the same comparison on noise of the training records, to tell memory from generalisation."""
+        """Return the same comparison on noise of the training records, to tell memory from generalization."""
         return cls(teacher, mechanism, records.noise.to(device), records.labels.to(device))
 
     def excerpt(self, count: int) -> "HeldOut":
@@ -86,12 +84,8 @@ class HeldOut:
 
     def render(self, student: TinyGANGenerator, count: int | None = None) -> Tensor:
         """Render the student's side at the teacher's resolution: all, or the first `count`."""
-        outputs = render_chunks(
-            lambda z, y: render(student, self.mechanism, z, y),
-            self.noise[:count],
-            self.labels[:count],
-            student.config.resolution,
-        )
+        run, at_once = partial(render, student, self.mechanism), _at_once(student.config.resolution)
+        outputs = in_chunks(run, self.noise[:count], self.labels[:count], at_once)
         return fit_resolution(outputs, self.teacher.shape[-1])
 
     def measure(self, student: TinyGANGenerator) -> dict[str, float]:
@@ -117,10 +111,6 @@ class HeldOut:
         return grid(rows, enlargement(self.teacher.shape[-1]))
 
 
-def render_chunks(
-    function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, resolution: int = 32
-) -> Tensor:
-    """Apply a function of noise and labels to a bounded number of images of a side at a time."""
-    at_once = min(_CHUNK, max(1, _CHUNK_PIXELS // resolution**2))
-    pairs = zip(noise.split(at_once), labels.split(at_once), strict=True)
-    return torch.cat([function(z, y) for z, y in pairs])
+def _at_once(resolution: int) -> int:
+    """Return how many images of a side are rendered at a time: 64 of 256x256, and 250 at most."""
+    return min(250, max(1, (1 << 22) // resolution**2))
