@@ -5,8 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, MNISTDistillation
+from skdcgn.cgn.losses import Perceptual
 from skdcgn.cli import Profile
-from skdcgn.data.mnist import Dataset
+from skdcgn.data.mnist import Dataset, check_available
+from skdcgn.data.weights import locate
+from skdcgn.errors import InputError
 from skdcgn.files import sha256
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig, make_baseline, make_cgn
@@ -89,8 +92,23 @@ class Study:
         )
 
 
+def style_inputs(perceptual: Perceptual) -> dict[str, str]:
+    """Return what a style loss reads: it does without VGG16 where that cannot be had."""
+    if perceptual != "vgg16":
+        return {}
+    try:
+        return {"perceptual": locate("vgg16").name}
+    except InputError:
+        return {"perceptual": "none"}
+
+
 def cgn_case(config: CGNConfig) -> Case:
-    """Return the case that trains an MNIST CGN: a teacher of our own."""
+    """Return the case that trains an MNIST CGN: a teacher of our own.
+
+    Raises:
+        InputError: there are no real images.
+    """
+    check_available(config.dataset)
     description = """Adversarial training of a CGN for an MNIST variant: a teacher of our own.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
 colors or textures tell nothing. `final/authors_*`: the same for the CGN authors' weights, on the same terms.
@@ -102,6 +120,7 @@ The sample sheets show, from top to bottom, masks, textures, backgrounds, images
         f"CGN on {config.dataset}",
         config,
         make_cgn,
+        inputs=style_inputs(config.training.perceptual),
         seconds=0.03 * config.training.steps + 4e-4 * config.counterfactuals * config.classifier.epochs,
         dataset=config.dataset,
         seed=config.training.seed,
@@ -201,7 +220,12 @@ def distillation(config: DistillationConfig) -> list[Case]:
 
 
 def baselines(config: BaselinesConfig) -> list[Case]:
-    """Return a case for each seed: the paper's baseline on MNIST, a CGN of TinyGANs."""
+    """Return a case for each seed: the paper's baseline on MNIST, a CGN of TinyGANs.
+
+    Raises:
+        InputError: there are no real images.
+    """
+    check_available(config.dataset)
     description = """The baseline on MNIST: a CGN with TinyGAN generators, trained without distillation.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
 colors or textures tell nothing. Feeds the robustness table."""
@@ -213,6 +237,7 @@ colors or textures tell nothing. Feeds the robustness table."""
             f"baseline seed {seed}",
             derive(BaselineConfig, config, training=replace(config.training, seed=seed)),
             make_baseline,
+            inputs=style_inputs(config.training.perceptual),
             seconds=0.06 * config.training.steps + 4e-4 * config.counterfactuals * config.classifier.epochs,
             dataset=config.dataset,
             source="baseline",

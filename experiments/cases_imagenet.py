@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.cases import Study, skdcgn_case, student_case
+from experiments.cases import Study, skdcgn_case, student_case, style_inputs
 from experiments.presets_imagenet import BASELINE, DISTILLATION, BaselineConfig, DistillationConfig
 from skdcgn.cgn.baseline import Parts
 from skdcgn.cgn.teachers import ImageNetTeacher
@@ -152,6 +152,7 @@ def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ())
         load_published_generator(config.tinygan_checkpoint, parts.reference.num_classes)
         inputs = {"tinygan": sha256(config.tinygan_checkpoint)}
     training = config.cgn.training
+    inputs |= style_inputs(training.perceptual)
     cases["cgn"] = study.case(
         "cgn",
         "cgn",

@@ -18,6 +18,7 @@ from experiments.cases import Study, generator_case, teacher_of
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
 from skdcgn.counterfactuals.gan import GANConfig
+from skdcgn.data.mnist import check_available
 from skdcgn.recipes.ood_robustness import (
     ALL_IMAGES,
     GENERATOR,
@@ -62,6 +63,8 @@ DEFAULTS = {
 
 def plan(config: RobustnessConfig) -> Plan:
     """Return a case for each data set, source and seed; those need the cases of their generators."""
+    for dataset in config.datasets:
+        check_available(dataset)
     changed = overrides(config, DEFAULTS[config.profile], ("datasets", "sources", "seeds"))
     study = Study("ood_robustness", DESCRIPTION, {"overrides": changed, "paper": "Sec. 1"})
     cases = []

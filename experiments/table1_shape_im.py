@@ -13,11 +13,12 @@ or the digit's own: the paper leaves both open. Each CGN is trained once, whatev
 from dataclasses import replace
 from itertools import product
 
-from experiments.cases import Study, teacher_of
+from experiments.cases import Study, style_inputs, teacher_of
 from experiments.presets import PROFILES
 from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
+from skdcgn.data.mnist import check_available
 from skdcgn.recipes.table1_shape_im import CGN, ModifiedCGNConfig, ShapeStudyConfig, make_modified_cgn, make_reading
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
@@ -69,6 +70,7 @@ DEFAULTS = {
 
 def plan(config: ShapeStudyConfig) -> Plan:
     """Return a case for each reading and seed; those of a CGN that is trained here need its case."""
+    check_available(config.dataset)
     scope = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
     changed = overrides(config, DEFAULTS[config.profile], scope)
     tags = {"dataset": config.dataset, "overrides": changed, "paper": "Sec. 4.5, Table 1"}
@@ -79,7 +81,8 @@ def plan(config: ShapeStudyConfig) -> Plan:
         cgn, source, told = config.cgn(reading, seed), teacher.tags["teacher"], study
         if cgn is not None:
             name, seconds = f"{cgn}, seed {seed}", 0.03 * cgn.training.steps
-            made = study.case("cgn", name, cgn, make_modified_cgn, seconds=seconds, **cgn.tags, seed=seed)
+            inputs = style_inputs(cgn.training.perceptual)
+            made = study.case("cgn", name, cgn, make_modified_cgn, None, inputs, seconds, **cgn.tags, seed=seed)
             trained = cgns.setdefault(cgn, made)
             source, told = trained.name, replace(study, needs={CGN: trained}, inputs={})
         own = config.reading(reading, seed)

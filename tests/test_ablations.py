@@ -15,9 +15,9 @@ from analysis import noise_pairing as noise_pairing_figures
 from analysis.frame.view import View
 from experiments import ablation_losses, kl_convergence, noise_pairing
 from experiments.presets import StudentsConfig
-from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import mnist_teacher
+from skdcgn.data.weights import save_state_dict
 from skdcgn.measure.fidelity import noise_response
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism
@@ -205,7 +205,7 @@ def test_noise_response_is_that_of_the_kept_student(store: Store, random_checkpo
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "cgn.safetensors"
     with seeded(0, "teacher"):
-        save_cgn(path, CGN())
+        save_state_dict(path, CGN().state_dict())
     return path
 
 

@@ -17,8 +17,10 @@ from test_training import environment, script
 
 from experiments import __main__ as suite
 from experiments import mnist_kd, presets
+from experiments.cases import style_inputs
 from skdcgn import cli
 from skdcgn.commands import experiment
+from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.provenance import PROJECT
@@ -220,6 +222,29 @@ def test_mnist_kd_on_the_authors_teacher(
     assert run.tags["stand_in"] == "false"
     assert dataset in run.tags["teacher"]
     assert {"loss/feature", "loss/kl", "loss/discriminator", "final/iou", "final/seen_iou"} <= set(run.metrics)
+
+
+@pytest.mark.parametrize("name", ["train_cgn_mnist", "baseline_mnist", "ood_robustness"])
+def test_missing_mnist_is_told_before_anything_runs(
+    name: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+    script = importlib.import_module(f"experiments.{name}")
+    with pytest.raises(InputError, match="MNIST cannot be downloaded"):
+        script.plan(script.DEFAULTS["smoke"])
+    assert store.experiments() == ["Default"]
+
+
+def test_vgg16_counts_for_a_cgn_that_asks_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+    monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
+    assert style_inputs("random") == style_inputs("none") == {}
+    assert style_inputs("vgg16") == {"perceptual": "none"}
+    monkeypatch.setattr("experiments.cases.locate", lambda name: tmp_path / f"{name}.pth")
+    assert style_inputs("vgg16") == {"perceptual": "vgg16.pth"}
 
 
 def test_cases_are_of_the_recipes_whoever_plans_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,8 @@ def test_a_run_that_ends_early_says_how_and_is_resumed(
     assert carry_out_one(store).run_id == ended.run_id
     assert resumed == [True]
     assert f"trivial: run: resuming (run {ended.run_id})" in capsys.readouterr().out
-    assert statuses(store) == ["FINISHED"]
+    (finished,) = store.runs("trivial")
+    assert (finished.status, finished.tags.get("error")) == ("FINISHED", None)
 
 
 def test_metrics_that_wait_reach_the_store_however_the_run_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,11 @@ from analysis.frame.view import View
 from experiments import baseline_mnist, mnist_kd, ood_robustness, train_cgn_mnist
 from experiments.ood_robustness import DEFAULTS
 from experiments.presets import BASELINES, PROFILES, STUDENTS
-from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.mnist import make_dataset
+from skdcgn.data.weights import save_state_dict
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded
 from skdcgn.recipes.cgns import make_baseline
@@ -97,7 +97,7 @@ def test_original_images_are_the_biased_ones_as_often_as_needed(tmp_path: Path) 
 def test_counterfactual_images_have_the_shapes_label(tmp_path: Path) -> None:
     checkpoint = tmp_path / "cgn.safetensors"
     with seeded(0, "teacher"):
-        save_cgn(checkpoint, CGN())
+        save_state_dict(checkpoint, CGN().state_dict())
     run, teacher = NotedRun(tmp_path), MNISTTeacherConfig("double_colored", checkpoint)
     pixels, labels = draw_images(run, _config("cgn", 20, teacher, seed=1), {}, CPU)
     assert pixels.shape == (20, 3, 32, 32)

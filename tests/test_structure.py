@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from importlinter.cli import lint_imports
 from test_experiments import SHARED, STEMS
 
 from skdcgn.runs.identity import Symbol, _module, _uses
@@ -73,6 +74,10 @@ def test_imports_are_such_as_identities_follow(path: Path) -> None:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0
             assert [alias.name for alias in node.names] != ["*"]
+
+
+def test_imports_go_down_only() -> None:
+    assert lint_imports(str(PROJECT / "pyproject.toml"), no_cache=True, no_logo=True) == 0
 
 
 # --- the way of a config

@@ -337,6 +337,8 @@ def test_sweep_kl_says_how_the_best_fares_and_goes_on(
     assert again["l1"].tolist() == confirmed["l1"].tolist()
     (more,) = script(sweep_kl, dry_run, **{**wanted, "search": SearchConfig(trials=4)})
     assert "3 complete; 4 trials wanted, then 4 runs" in more
+    (changed,) = script(sweep_kl, dry_run, **{**wanted, "seed": 7})
+    assert "3 trials to run (seed was 0, is 7), then" in changed
     with pytest.raises(InputError, match="begun with another config"):
         script(sweep_kl, dry_run, **{**wanted, "seed": 7, "search": SearchConfig(study.name, trials=3)})
 

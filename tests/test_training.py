@@ -18,8 +18,8 @@ from trivial import Config, Work, carry_out_one
 
 from experiments import mnist_kd
 from skdcgn import cli
-from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
+from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import Interrupted
 from skdcgn.randomness import seeded
 from skdcgn.recipes.students import load_student
@@ -166,7 +166,7 @@ def test_killed_experiment_ends_as_if_nothing_had_happened(
 ) -> None:
     """SIGKILL in the middle, restart: same metrics, same weights, one run."""
     with seeded(0, "teacher"):
-        save_cgn(tmp_path / "teacher.safetensors", CGN())
+        save_state_dict(tmp_path / "teacher.safetensors", CGN().state_dict())
     options = ["--profile", "smoke", "--mechanism", "texture", "--teacher", str(tmp_path / "teacher.safetensors")]
     options += ["--distill.steps", "40", "--runtime.checkpoint-every", "4", "--runtime.threads", "1"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"

@@ -12,12 +12,10 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from analysis.frame import style
+from analysis.frame import caption, style
 from skdcgn.measure.statistics import Interval, mean_interval
 
 Side = Literal["above", "below"]
-
-_RISING = ("iou", "ssim", "noise_response", "seen_iou")  # metrics of which more is better
 
 
 class Judgment(NamedTuple):
@@ -100,7 +98,8 @@ def comparison(metric: str) -> Words:
         return Words("noisier", "less noisy", undecided)
     if metric == "steps_to_target":
         return Words("slower", "faster", undecided)
-    return Words("better", "worse", undecided) if metric in _RISING else Words("worse", "better", undecided)
+    above, below = ("better", "worse") if caption.METRICS[metric].endswith("↑") else ("worse", "better")
+    return Words(above, below, undecided)
 
 
 def paired(ours: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> list[float]:

@@ -42,11 +42,11 @@ _SEARCHED = {"trial", "confirmation"}  # kinds of the runs of a search
 
 _INTRODUCTION = """# Reference results
 
-What our own runs gave, small enough to keep: a row a run (or a trial of a search), and the figures and tables drawn
-from them. `python -m analysis.report.export --store URI` writes this folder, this page included;
-`python -m analysis.report.check` compares a store of yours with it. Columns `final/*` are the runs' final metrics,
-`cost/train_seconds` is the wall time of training, on machines that may have been doing other work; `commit` says which
-code made a run, and is blank where the working tree differed from it.
+The results of our own runs, small enough to keep: one row for each run (or each trial of a search), and the figures
+and tables drawn from them. `python -m analysis.report.export --store URI` writes this folder, this page included;
+`python -m analysis.report.check` compares a run store of yours with it. The columns `final/*` are a run's final
+metrics. `cost/train_seconds` is the wall time of its training, on machines that may have done other work meanwhile.
+`commit` is the code that made it, and is blank where the working tree differed from every commit.
 
 """
 

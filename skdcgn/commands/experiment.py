@@ -10,7 +10,7 @@ from skdcgn import cli
 from skdcgn.distributed import leads
 from skdcgn.measure.statistics import mean_interval
 from skdcgn.recipes.sweep import DistillationSearch, conduct
-from skdcgn.runs.lifecycle import Plan, carry_out, state_of
+from skdcgn.runs.lifecycle import Plan, carry_out, nearest, state_of
 from skdcgn.runs.search import check_same
 from skdcgn.runs.store import open_store
 from skdcgn.runs.studies import find_study, load_study
@@ -59,7 +59,10 @@ def dry_run(plan: Plan | DistillationSearch) -> list[str]:
     runs = f"{len(plan.confirmation({}).cases)} runs to confirm the best of them"
     run = find_study(store, definition.experiment, definition.name)
     if run is None:
-        return [*dry_run(Plan(list(plan.needs.values()), ())), f"{study}: {trials} trials to run, then {runs}"]
+        told = {name: str(definition.tags[name]) for name in ("profile", "dataset", "mechanism")}
+        earlier = store.runs(definition.experiment, kind="study", **told)
+        why = f" ({'; '.join(nearest(definition.identity, earlier)[0])})" if earlier else ""
+        return [*dry_run(Plan(list(plan.needs.values()), ())), f"{study}: {trials} trials to run{why}, then {runs}"]
     check_same(definition, run)
     found = load_study(store, definition.experiment, definition.name)
     states = found.trials["state"].value_counts()

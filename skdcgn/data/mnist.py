@@ -320,3 +320,12 @@ def make_dataset(
 
     pixels = torch.where(strokes, painted("object"), painted("background"))
     return TensorSet(pixels.contiguous(), labels, strokes)
+
+
+def check_available(dataset: Dataset) -> None:
+    """See, before anything runs, that the files of a data set are here, downloading those that are missing.
+
+    Raises:
+        InputError: files are missing and cannot be downloaded, or they are damaged.
+    """
+    make_dataset(dataset, "test", 0, limit=1)

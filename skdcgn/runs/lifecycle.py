@@ -125,15 +125,18 @@ def state_of(case: Case, store: Store, force: bool = False) -> State:
     earlier = [run for run in store.runs(case.experiment, "FINISHED", **told) if run.name == case.name]
     if not earlier:
         return State("new", None)
-    found = [(case.identity.differences(*_recorded(run)), run) for run in earlier]
-    reasons, run = min(found, key=lambda pair: len(pair[0]))
-    return State("changed", run, tuple(reasons) or ("--runtime.force",))
+    reasons, run = nearest(case.identity, earlier)
+    return State("changed", run, reasons or ("--runtime.force",))
 
 
-def _recorded(run: RunRecord) -> tuple[Mapping[str, str], ...]:
-    """Return what a run depended on: config, inputs and code (see `Identity`)."""
-    parts = json.loads(run.tags.get("dependencies", "{}"))
-    return parts.get("config", {}), parts.get("inputs", {}), parts.get("code", {})
+def nearest(identity: Identity, earlier: Sequence[RunRecord]) -> tuple[tuple[str, ...], RunRecord]:
+    """Return the earlier run that differs least, after the fields, inputs and modules in which it does."""
+
+    def differences(run: RunRecord) -> tuple[str, ...]:
+        parts = json.loads(run.tags.get("dependencies", "{}"))
+        return tuple(identity.differences(*(parts.get(name, {}) for name in ("config", "inputs", "code"))))
+
+    return min(((differences(run), run) for run in earlier), key=lambda pair: len(pair[0]))
 
 
 def carry_out(plan: Plan, store: Store | None = None) -> pd.DataFrame:
@@ -202,6 +205,8 @@ def _recording(case: Case, store: Store, state: State) -> Iterator[Run]:
         run = Run(store, state.run.run_id, resumed=True)
         store.set_status(run.run_id, "RUNNING")
         run.set_tags({"process": this_process()})
+        if "error" in state.run.tags:
+            store.client.delete_tag(run.run_id, "error")
     else:
         run = create(case, store)
     monitor = SystemMetricsMonitor(run.run_id, resume_logging=resumed, tracking_uri=store.uri)
