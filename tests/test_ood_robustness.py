@@ -21,7 +21,6 @@ from experiments.ood_robustness import DEFAULTS
 from experiments.presets import BASELINES, PROFILES, STUDENTS
 from skdcgn.cgn.adversarial import save_cgn
 from skdcgn.cgn.mnist import CGN
-from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.mnist import make_dataset
 from skdcgn.mechanisms import Mechanism
@@ -78,7 +77,8 @@ class NotedRun:
 def _config(
     source: str, images: int, teacher: MNISTTeacherConfig, seed: int = 0, per_mask: int = 5
 ) -> ClassifierRunConfig:
-    return ClassifierRunConfig("smoke", teacher, source, seed, images, per_mask, 1, ClassifierConfig(), Runtime())
+    own = {"teacher": teacher, "source": source, "seed": seed}
+    return ClassifierRunConfig("smoke", **own, images=images, per_mask=per_mask, generators=1)
 
 
 def test_original_images_are_the_biased_ones_as_often_as_needed(tmp_path: Path) -> None:
