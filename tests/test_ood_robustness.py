@@ -259,8 +259,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     smoke = BASELINES["smoke"]
     short = replace(smoke, training=replace(smoke.training, steps=1), counterfactuals=20, evaluations=1)
     monkeypatch.setitem(BASELINES, "smoke", short)
-    distill = replace(STUDENTS["smoke"]["distill"], steps=3)
-    monkeypatch.setitem(STUDENTS, "smoke", {**STUDENTS["smoke"], "distill": distill, "evaluations": 1})
+    distill = replace(STUDENTS["smoke"].distill, steps=3)
+    monkeypatch.setitem(STUDENTS, "smoke", replace(STUDENTS["smoke"], distill=distill, evaluations=1))
 
 
 def texts(figure: Figure) -> str:
