@@ -30,6 +30,7 @@ counterpart of Figure 6."""
 class Teacher(NamedTuple):
     """A teacher, as the cases that use it see it."""
 
+    config: TeacherConfig
     tags: Mapping[str, object]
     inputs: Mapping[str, str]
     needs: Mapping[str, Case]
@@ -44,9 +45,9 @@ def teacher_of(config: TeacherConfig, profile: Profile, runtime: Runtime) -> Tea
     if config.dataset == "digits" and config.checkpoint is None:
         trained = cgn_case(replace(CGNS[profile], dataset="digits", runtime=runtime))
         tags = {"teacher": "our CGN on digits", "teacher_sha256": trained.identity.digest, "stand_in": True}
-        return Teacher(tags, {}, {"teacher": trained})
+        return Teacher(config, tags, {}, {"teacher": trained})
     teacher = config.load()
-    return Teacher(teacher_tags(teacher), {"teacher": teacher.sha256}, {})
+    return Teacher(config, teacher_tags(teacher), {"teacher": teacher.sha256}, {})
 
 
 @dataclass(frozen=True)

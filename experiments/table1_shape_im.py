@@ -23,6 +23,7 @@ from skdcgn.recipes.table1_shape_im import CGN, ModifiedCGNConfig, ShapeStudyCon
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.lifecycle import Case, Plan
 
+EXPERIMENT = "table1_shape_im"
 DESCRIPTION = """Classifiers trained on counterfactuals with modified masks. `final/valid_accuracy`: of digits, on the
 last 10,000 of MNIST-train, the original's test set; `final/test_accuracy`: on MNIST-test; `final/two_way_*`: of real
 and counterfactual images, the task of the caption. Feeds **Table 1**, **Figure 3** and the curve over transparency."""
@@ -75,7 +76,7 @@ def plan(config: ShapeStudyConfig) -> Plan:
     changed = overrides(config, DEFAULTS[config.profile], scope)
     tags = {"dataset": config.dataset, "overrides": changed, "paper": "Sec. 4.5, Table 1"}
     teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
-    study = Study("table1_shape_im", DESCRIPTION, tags).with_teacher(teacher)
+    study = Study(EXPERIMENT, DESCRIPTION, tags).with_teacher(teacher)
     cases, cgns = [], dict[ModifiedCGNConfig, Case]()
     for seed, reading in product(config.seeds, config.readings()):
         cgn, source, told = config.cgn(reading, seed), teacher.tags["teacher"], study

@@ -20,7 +20,6 @@ from experiments import baseline_mnist, mnist_kd, ood_robustness, train_cgn_mnis
 from experiments.ood_robustness import DEFAULTS
 from experiments.presets import BASELINES, PROFILES, STUDENTS
 from skdcgn.cgn.mnist import CGN
-from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.mnist import make_dataset
 from skdcgn.data.weights import save_state_dict
@@ -78,7 +77,8 @@ class NotedRun:
 def _config(
     source: str, images: int, teacher: MNISTTeacherConfig, seed: int = 0, per_mask: int = 5
 ) -> ClassifierRunConfig:
-    return ClassifierRunConfig("smoke", teacher, source, seed, images, per_mask, 1, ClassifierConfig(), Runtime())
+    own = {"teacher": teacher, "source": source, "seed": seed}
+    return ClassifierRunConfig("smoke", **own, images=images, per_mask=per_mask, generators=1)
 
 
 def test_original_images_are_the_biased_ones_as_often_as_needed(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     smoke = BASELINES["smoke"]
     short = replace(smoke, training=replace(smoke.training, steps=1), counterfactuals=20, evaluations=1)
     monkeypatch.setitem(BASELINES, "smoke", short)
-    distill = replace(STUDENTS["smoke"]["distill"], steps=3)
-    monkeypatch.setitem(STUDENTS, "smoke", {**STUDENTS["smoke"], "distill": distill, "evaluations": 1})
+    distill = replace(STUDENTS["smoke"].distill, steps=3)
+    monkeypatch.setitem(STUDENTS, "smoke", replace(STUDENTS["smoke"], distill=distill, evaluations=1))
 
 
 def texts(figure: Figure) -> str:

@@ -72,7 +72,10 @@ class ImageNetTeacherConfig:
         """
         if self.dataset == "miniature":
             if self.checkpoint is not None:
-                raise InputError("the miniature comes with the package: leave the checkpoint out, or say imagenet.")
+                raise InputError(
+                    "the miniature comes with the package: leave --teacher out (teacher sets: --checkpoint), or say "
+                    "imagenet."
+                )
             return miniature_teacher(device, self.truncation)
         teacher = imagenet_teacher(self.checkpoint, device, self.truncation, self.precision)
         if teacher.stand_in:
