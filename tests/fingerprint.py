@@ -1,4 +1,4 @@
-"""Compare what two run stores hold, bit by bit: did a change of the code keep its behaviour?
+"""Compare what two run stores hold, bit by bit: did a change of the code keep its behavior?
 
     python tests/fingerprint.py sqlite:///before/mlruns/mlflow.db > before.json
     python tests/fingerprint.py sqlite:///mlruns/mlflow.db > after.json

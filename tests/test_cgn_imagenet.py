@@ -49,7 +49,7 @@ def small_u2net() -> U2Net:
 
 @pytest.fixture(scope="module")
 def cgn() -> ImageNetCGN:
-    """A miniature CGN whose normalisation tables and attention are not trivial."""
+    """A miniature CGN whose normalization tables and attention are not trivial."""
     cgn = ImageNetCGN(MINIATURE, stream(0, "cgn")).eval()
     generator = stream(0, "statistics")
     for name, tensor in cgn.state_dict().items():
@@ -192,7 +192,7 @@ def test_starting_weights_come_from_the_generator() -> None:
 
 
 def test_initialise_reaches_every_tensor() -> None:
-    """BigGAN leaves its last normalisation uninitialised; nothing of what was in memory may stay."""
+    """BigGAN leaves its last normalization uninitialized; nothing of what was in memory may stay."""
     cgn = ImageNetCGN(MINIATURE).to_empty(device="cpu")
     for tensor in cgn.state_dict().values():
         if tensor.is_floating_point():

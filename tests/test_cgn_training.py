@@ -276,6 +276,6 @@ def test_smoke_training_learns_the_colors(digits: TensorSet) -> None:
     trainer = CGNTrainer(CGNTrainingConfig(steps=40), digits)
     losses = [terms for _, terms in trainer.fit()]
     assert all(math.isfinite(value) for terms in losses for value in terms.values())
-    colour = [terms["colour"] for terms in losses]
-    assert sum(colour[-10:]) < 0.8 * sum(colour[:10])
+    color = [terms["colour"] for terms in losses]
+    assert sum(color[-10:]) < 0.8 * sum(color[:10])
     assert trainer.step == 40

@@ -33,7 +33,7 @@ BRIEF = ClassifierConfig(epochs=1, batch_size=16)
 
 
 def pixels(n: int) -> tuple[Tensor, Tensor]:
-    """A two-way task that anyone can learn: noise around a dark or a bright grey, (n, 3, 8, 8) uint8."""
+    """A two-way task that anyone can learn: noise around a dark or a bright gray, (n, 3, 8, 8) uint8."""
     generator = stream(0, "two-way")
     labels = torch.randint(2, (n,), generator=generator)
     noise = torch.randint(-60, 60, (n, 3, 8, 8), generator=generator)

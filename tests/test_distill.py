@@ -129,9 +129,9 @@ def test_frechet_distance_is_between_features_of_teacher_and_student(random_teac
     student = _distiller(random_teacher).result
     heldout = HeldOut.unseen(random_teacher, Mechanism.TEXTURE, 2, features=lambda images: images.mean((2, 3)).numpy())
     for part in (heldout, heldout.excerpt(11)):
-        colours = [images.mean((2, 3)).numpy() for images in (part.teacher, part.render(student))]
-        assert len(colours[0]) == len(part.labels)
-        assert part.measure(student)["frechet"] == pytest.approx(frechet_distance(*colours)) != 0
+        colors = [images.mean((2, 3)).numpy() for images in (part.teacher, part.render(student))]
+        assert len(colors[0]) == len(part.labels)
+        assert part.measure(student)["frechet"] == pytest.approx(frechet_distance(*colors)) != 0
     assert "frechet" not in HeldOut.unseen(random_teacher, Mechanism.TEXTURE, 2).measure(student)
 
 

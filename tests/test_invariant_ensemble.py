@@ -67,8 +67,8 @@ def _colors(folder: Path, labels: Tensor, classes: int = 3) -> ImageSet:
     paths = []
     for index, label in enumerate(labels.tolist()):
         paths.append(folder / f"{index}.png")
-        colour = tuple(220 if channel == label else 20 for channel in range(3))
-        Image.new("RGB", (32, 32), colour).save(paths[-1])
+        color = tuple(220 if channel == label else 20 for channel in range(3))
+        Image.new("RGB", (32, 32), color).save(paths[-1])
     return ImageSet(tuple(paths), labels, tuple(map(str, range(classes))))
 
 

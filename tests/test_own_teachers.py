@@ -36,7 +36,7 @@ def test_package_brings_a_double_colored_teacher_along(offline: None) -> None:
     assert not teacher.stand_in  # it is no miniature, and learned from the real MNIST
     data = draw(teacher, CounterfactualConfig(1000, per_mask=1))
     # A classifier that learned shapes from real digits reads most of its counterfactuals; texture and background share
-    # a colour in 10 % of them, where there is nothing to be read.
+    # a color in 10 % of them, where there is nothing to be read.
     assert evaluate(load_feature_network(), data.pixels, data.shape).accuracy > 0.75
     with pytest.raises(InputError, match="wildlife"):
         mnist_teacher("wildlife")

@@ -41,7 +41,7 @@ def main(config: Config) -> float:
     test = make_dataset("double_colored", "test", config.seed)
     accuracy = evaluate(model.float(), test.pixels, test.labels).accuracy  # of what the file holds
     metadata = {
-        "description": "InvariantCNN (fp16) trained on MNIST digits, strokes and backgrounds in random colours",
+        "description": "InvariantCNN (fp16) trained on MNIST digits, strokes and backgrounds in random colors",
         "command": f"python -m skdcgn feature-network --seed {config.seed}",
         "classifier": json.dumps(dataclasses.asdict(config.classifier)),
         "test_accuracy": f"{accuracy:.4f}",

@@ -197,11 +197,11 @@ class RealImages(NamedTuple):
     """The real images of a study."""
 
     training: TensorSet
-    """In the colours of their labels: what CGNs are trained on."""
+    """In the colors of their labels: what CGNs are trained on."""
     valid: TensorSet
-    """In random colours: the last 10,000 of MNIST's training set, the original's test set."""
+    """In random colors: the last 10,000 of MNIST's training set, the original's test set."""
     test: TensorSet
-    """In random colours: MNIST's own test set."""
+    """In random colors: MNIST's own test set."""
 
 
 @lru_cache(maxsize=2)  # cases of one start share them
