@@ -164,12 +164,14 @@ def test_a_reader_that_leaves_early_ends_a_script_quietly() -> None:
     assert ended.stderr == ""
 
 
-def test_summary_has_means_over_seeds_with_their_interval() -> None:
+def test_summary_has_means_over_seeds_with_their_interval_and_names_runs_without() -> None:
     rows = [{"mechanism": "shape", "seed": seed, "run_id": "x", "iou": iou} for seed, iou in ((0, 0.5), (1, 0.7))]
     rows.append({"mechanism": "texture", "seed": 0, "run_id": "y", "l1": 0.25})
+    rows.append({"mechanism": "", "seed": 0, "run_id": "z"})
     lines = experiment.summary(pd.DataFrame(rows).set_index(["mechanism", "seed"]), ("iou", "l1", "none")).splitlines()
     assert lines[0].split() == ["iou", "l1"]
-    shape, texture = lines[2:]
+    shape, texture, composed = lines[2:]
+    assert composed == "seed 0: runs:/z"
     assert "0.6 [-0.6706, 1.871], n=2" in shape  # t(0.975, 1) = 12.706 times the standard error 0.1
     assert texture.split() == ["texture", "0.25,", "n=1"]
 

@@ -75,18 +75,25 @@ def dry_run(plan: Plan | DistillationSearch) -> list[str]:
 def summary(results: pd.DataFrame, shown: tuple[str, ...] = ()) -> str:
     """Return a table of final metrics: means over seeds with their 95 % Student-t interval and n.
 
+    Runs without any of the metrics, such as students put together, are listed below it with their addresses.
+
     Args:
         results: see `runs.lifecycle.carry_out`.
         shown: the metrics; all of them by default.
     """
     metrics = [name for name in (shown or results.columns) if name in results and name != "run_id"]
     told = [name for name in results.index.names if name != "seed"]
-    groups = results.groupby(level=told, sort=False) if told else [("all", results)]
+    has_any = results[metrics].notna().any(axis=1)
+    measured, others = results[has_any], results[~has_any]
+    groups = measured.groupby(level=told, sort=False) if told else [("all", measured)]
     rows = {
         key: {name: _interval(rows[name].dropna().tolist()) for name in metrics if rows[name].notna().any()}
         for key, rows in groups
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(told or [""]).to_string(na_rep="")
+    lines = [pd.DataFrame.from_dict(rows, orient="index").rename_axis(told or [""]).to_string(na_rep="")]
+    for key, run_id in zip(others.index.to_frame().to_dict("records"), others["run_id"], strict=True):
+        lines.append(f"{', '.join(f'{name} {value}' for name, value in key.items() if value != '')}: runs:/{run_id}")
+    return "\n".join(lines)
 
 
 def _interval(values: list[float]) -> str:
