@@ -410,7 +410,7 @@ def test_real_images_are_needed_where_the_teacher_is_real(experiment, miniature:
 
 def test_parts_come_from_their_own_files_where_given(miniature: ImageNetCGN, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(weights, "status", lambda file: ("missing", ""))
-    monkeypatch.setattr(baseline, "CGN_256", MINIATURE)  # as if the files were full-sized
+    monkeypatch.setattr(baseline.imagenet, "CGN_256", MINIATURE)  # as if the files were full-sized
     torch.save(miniature.biggan_GT.state_dict(), tmp_path / "biggan.bin")
     torch.save(miniature.u2net.state_dict(), tmp_path / "u2net.pth")
     parts = baseline.load_parts(None, tmp_path / "biggan.bin", tmp_path / "u2net.pth", miniature=False, truncation=1.0)

@@ -152,7 +152,7 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError, match=r"no ImageNet CGN at .*absent\.pth"):
         imagenet_teacher(tmp_path / "absent.pth")
     monkeypatch.setattr(cgn_teachers, "MINIATURE_FILE", tmp_path / "absent.safetensors")
-    with pytest.raises(InputError, match=r"fit_miniature\.py"):
+    with pytest.raises(InputError, match=r"lacks absent\.safetensors: install it again"):
         miniature_teacher()
 
 

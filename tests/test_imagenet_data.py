@@ -24,6 +24,7 @@ class PlainScenery:
     """Ten classes whose images say in their three channels which shape, texture and background they are of."""
 
     name = "plain scenery"
+    sha256 = ""
     num_classes = 10
 
     def draw(self, split: str, labels: dict[Mechanism, Tensor], generator: torch.Generator) -> Tensor:

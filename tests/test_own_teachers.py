@@ -18,7 +18,9 @@ from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.errors import InputError
 from skdcgn.measure.features import load_feature_network
 from skdcgn.mechanisms import Mechanism
+from skdcgn.recipes.students import load_student
 from skdcgn.runs import store as run_store
+from skdcgn.runs.lifecycle import carry_out
 
 
 @pytest.fixture
@@ -62,41 +64,41 @@ def test_wrong_data_folder_is_no_reason_to_take_the_package(monkeypatch: pytest.
 
 def test_training_a_teacher_measures_it(store: run_store.Store, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(train_cgn_mnist.DEFAULTS["smoke"], dataset="digits")
-    run_id = train_cgn_mnist.main(config)
-    final = {key: value for key, value in store.client.get_run(run_id).data.metrics.items() if key.startswith("final/")}
-    assert {"final/valid_accuracy", "final/test_accuracy", "final/stroke_iou", "final/parameters"} <= set(final)
-    assert not any(key.startswith("final/authors") for key in final)  # there are none for the digits
+    (run_id,) = carry_out(train_cgn_mnist.plan(config))["run_id"]
+    final = store.record(run_id).final
+    assert {"valid_accuracy", "test_accuracy", "stroke_iou", "parameters"} <= set(final)
+    assert not any(key.startswith("authors") for key in final)  # there are none for the digits
     sheets = store.load_tensors(run_id, "samples")
     assert sheets["ours_mask"].shape == (20, 1, 32, 32)
     with store.artifact(run_id, "cgn.safetensors") as path:
         assert mnist_teacher("double_colored", path).num_classes == 10
-    assert train_cgn_mnist.main(config) == run_id
+    assert carry_out(train_cgn_mnist.plan(config))["run_id"].tolist() == [run_id]
     assert "skipped" in capsys.readouterr().out
 
 
 @pytest.mark.data
 def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: run_store.Store) -> None:
     smoke = train_cgn_mnist.DEFAULTS["smoke"]
-    run_id = train_cgn_mnist.main(replace(smoke, training=replace(smoke.training, steps=2), counterfactuals=50))
-    metrics = store.client.get_run(run_id).data.metrics
-    real = metrics["final/stroke_iou_of_real"]
-    assert metrics["final/authors_stroke_iou_of_real"] == real
-    assert metrics["final/stroke_iou"] < 0.5 * real < metrics["final/authors_stroke_iou"]
+    config = replace(smoke, training=replace(smoke.training, steps=2), counterfactuals=50)
+    (run_id,) = carry_out(train_cgn_mnist.plan(config))["run_id"]
+    final = store.record(run_id).final
+    real = final["stroke_iou_of_real"]
+    assert final["authors_stroke_iou_of_real"] == real
+    assert final["stroke_iou"] < 0.5 * real < final["authors_stroke_iou"]
     assert "authors_counterfactual" in store.load_tensors(run_id, "samples")
 
 
 def test_baseline_keeps_three_generators(store: run_store.Store) -> None:
     config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
-    table = baseline_mnist.main(config)
-    assert list(table.index) == [0, 1]
+    table = carry_out(baseline_mnist.plan(config))
+    assert list(table.index) == [("digits", 0), ("digits", 1)]
     for run_id in table["run_id"]:
-        run = store.client.get_run(run_id)
-        assert run.data.tags["source"] == "baseline"
+        assert store.record(run_id).tags["source"] == "baseline"
         for mechanism in Mechanism:
-            student = store.load_student(run_id, f"student_{mechanism}")
+            student = load_student(store, run_id, mechanism.value)
             images = student(torch.zeros(10, 32), torch.arange(10))
             assert images.shape == (10, mechanism.channels, 32, 32)
-    assert not torch.equal(*(store.load_student(run_id, "student_shape").fc.weight for run_id in table["run_id"]))
+    assert not torch.equal(*(load_student(store, run_id, "shape").fc.weight for run_id in table["run_id"]))
 
 
 def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store: run_store.Store) -> None:
@@ -107,13 +109,13 @@ def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store:
     ]
     assert all(is_gap(figure) for figure in train_cgn_mnist_figures.figure(View(store, dataset="digits")).values())
     config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
-    measured = baseline_mnist.main(replace(config, training=replace(config.training, steps=2)))
+    measured = carry_out(baseline_mnist.plan(replace(config, training=replace(config.training, steps=2))))
     table = train_cgn_mnist_figures.table(View(store, dataset="digits"))
     assert table.commands == empty.commands[:1]
     cells = table.cells.set_index(["metric", "cgn"])
-    assert cells.loc[("stroke_iou", "CGN with TinyGANs (baseline)"), "n"] == 2
-    mean = cells.loc[("test_accuracy", "CGN with TinyGANs (baseline)"), "mean"]
+    assert cells.loc[("final/stroke_iou", "CGN with TinyGANs (baseline)"), "n"] == 2
+    mean = cells.loc[("final/test_accuracy", "CGN with TinyGANs (baseline)"), "mean"]
     assert mean == pytest.approx(measured["test_accuracy"].mean())
     drawn = train_cgn_mnist_figures.figure(View(store, dataset="digits"))["our_baseline"]
-    assert cited(drawn) == [measured["run_id"][0]]
+    assert cited(drawn) == [measured["run_id"].iloc[0]]
     assert "smoke" in drawn.texts[0].get_text()

@@ -17,13 +17,13 @@ import optuna
 import pandas as pd
 import pytest
 
-from experiments import cases, mnist_kd, sweep_kl, sweep_lambdas
+from experiments import mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands.experiment import dry_run
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes import students
-from skdcgn.recipes import sweep as sweep_recipe
+from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.sweep import conduct, fresh_seeds
 from skdcgn.runs import search as run_search
 from skdcgn.runs.identity import identify
@@ -249,8 +249,7 @@ Conduct = Callable[..., pd.DataFrame]
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, random_teacher: MNISTTeacher, tmp_path: Path) -> Conduct:
     """Runs a sweep script at smoke scale against a random teacher; returns the confirmation, or a dry run's lines."""
-    for module in (cases, sweep_recipe, students):
-        monkeypatch.setattr(module, "load_teacher", lambda *_: random_teacher)
+    monkeypatch.setattr(MNISTTeacherConfig, "load", lambda *_: random_teacher)
     monkeypatch.setattr(students, "_latencies", lambda *_: {})  # most of a smoke run's time
 
     def run(module: Any, do: Callable[..., Any] = conduct, **changes: Any) -> Any:
