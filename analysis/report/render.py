@@ -1,7 +1,7 @@
 """Execute the notebooks and write what a reader opens: one HTML report, the figures and the tables.
 
     python -m analysis.report.render                                     the local run store, into analysis/output
-    python -m analysis.report.render --store http://host:5000 --output /tmp/report
+    python -m analysis.report.render --store http://host:5000 --output report
 
 The report is a single file that needs no network. It is replaced only when every notebook ran to its end.
 """
