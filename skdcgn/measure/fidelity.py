@@ -10,7 +10,7 @@ from skdcgn.mechanisms import Mechanism
 
 
 def mask_iou(teacher: Tensor, student: Tensor, threshold: float = 0.5) -> float:
-    """Mean intersection over union of masks (B, 1, H, W) binarised at `threshold`; two empty masks agree."""
+    """Mean intersection over union of masks (B, 1, H, W) binarized at `threshold`; two empty masks agree."""
     a, b = teacher > threshold, student > threshold
     intersection = (a & b).sum(dim=(1, 2, 3)).float()
     union = (a | b).sum(dim=(1, 2, 3)).float()
@@ -24,7 +24,7 @@ def nearest_stroke_iou(masks: Tensor, labels: Tensor, strokes: Tensor, stroke_la
     masks, show how much there is to reach.
 
     Args:
-        masks: (N, 1, H, W) in [0, 1], binarised at 0.5.
+        masks: (N, 1, H, W) in [0, 1], binarized at 0.5.
         labels: (N,).
         strokes: true masks (M, 1, H, W), 0 or 1.
         stroke_labels: (M,), with every class of `labels`.
