@@ -19,8 +19,10 @@ EXPERIMENT = "sweep_lambdas"
 
 
 def figures(view: View) -> dict[str, Figure]:
-    """Draw the search; see `sweeps.figures`."""
-    return sweeps.figures(view, EXPERIMENT, "search for λ1 and λ2", _RESPONSE)
+    """Draw the search, see `sweeps.figures`; and, where one varied the student's width too, fidelity against size."""
+    shown = sweeps.figures(view, EXPERIMENT, "search for λ1 and λ2", _RESPONSE)
+    found = sweeps.find(view, EXPERIMENT, objectives=2)
+    return shown if found is None else {**shown, f"{EXPERIMENT}_pareto": sweeps.drawn(view, EXPERIMENT, _PARETO, found)}
 
 
 def _response(found: Found, panels: Sequence[Axes]) -> None:
@@ -60,15 +62,6 @@ _RESPONSE = Plot(
     _response,
     right=0.9,
 )
-
-
-def pareto_front(view: View) -> Figure:
-    """Draw fidelity over size, and the trials that no other one beats in both."""
-    found = sweeps.find(view, EXPERIMENT, objectives=2)
-    if found is None:
-        missing = "No search of the student's width in the store."
-        return style.gap(f"{_PARETO.title} ({EXPERIMENT})", view.command(EXPERIMENT, widths="8 12 16 24"), missing)
-    return sweeps.drawn(view, EXPERIMENT, _PARETO, found)
 
 
 def _pareto(found: Found, panels: Sequence[Axes]) -> None:

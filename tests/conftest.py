@@ -4,13 +4,14 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from record import Make, Record, add
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -78,6 +79,20 @@ def fresh_store(template: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> run_store.Store:
     """A fresh run store, which `open_store()` opens for the length of the test."""
     return fresh_store(empty_store, tmp_path / "mlruns", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Make:
+    """Make stores of records, see `record.add`; those of a module share nothing."""
+
+    def made(record: Sequence[Record]) -> run_store.Store:
+        database = tmp_path_factory.mktemp("store") / "mlflow.db"
+        shutil.copy(empty_store, database)
+        store = run_store.open_store(f"sqlite:///{database}")
+        add(store, record)
+        return store
+
+    return made
 
 
 @pytest.fixture(scope="session")

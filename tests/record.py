@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from mlflow.entities import Metric, Param, RunTag
 from safetensors.torch import save_file
 
 from skdcgn.runs.store import Store
+
+Record = Mapping[str, Any]
+Make = Callable[[Sequence[Record]], Store]
+"""Makes a store of records: see the fixture `make`."""
 
 
 def add(store: Store, runs: Iterable[Mapping[str, Any]], status: str = "FINISHED") -> dict[str, str]:

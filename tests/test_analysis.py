@@ -2,9 +2,7 @@
 
 import itertools
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from record import add
+from record import Make, Record
 
 from analysis import ablation_losses, imagenet_kd, kl_convergence, mnist_kd, noise_pairing
 from analysis.frame import style
@@ -25,23 +23,6 @@ from skdcgn.runs import store as run_store
 LABELS = torch.arange(10).repeat(2)
 
 SIZES = {"parameters": 50, "teacher_parameters": 1000, "macs": 3e6, "teacher_macs": 2e6}
-
-Record = dict[str, Any]
-Make = Callable[[Sequence[Record]], run_store.Store]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Make:
-    """Make stores of records."""
-
-    def made(record: Sequence[Record]) -> run_store.Store:
-        database = tmp_path_factory.mktemp("store") / "mlflow.db"
-        shutil.copy(empty_store, database)
-        store = run_store.open_store(f"sqlite:///{database}")
-        add(store, record)
-        return store
-
-    return made
 
 
 def tags(**more: object) -> dict[str, object]:

@@ -1,9 +1,7 @@
 """Table 1's words, and the studies of classifiers, CGNs and searches: from runs made by hand to figures and tables."""
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from record import add
+from record import Make, Record
 
 from analysis import (
     baseline_cgn_tinygan,
@@ -30,27 +28,9 @@ from analysis.frame import style
 from analysis.frame.view import View
 from analysis.sweeps import Found
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runs import store as run_store
 from skdcgn.runs import studies
 
-Record = dict[str, Any]
-Make = Callable[[Sequence[Record]], run_store.Store]
-
 EMPTY: Sequence[Record] = ()
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Make:
-    """Make stores of records."""
-
-    def made(record: Sequence[Record]) -> run_store.Store:
-        database = tmp_path_factory.mktemp("store") / "mlflow.db"
-        shutil.copy(empty_store, database)
-        store = run_store.open_store(f"sqlite:///{database}")
-        add(store, record)
-        return store
-
-    return made
 
 
 def run(experiment: str, kind: str, seed: int, metrics: dict[str, float], **more: Any) -> Record:
@@ -544,7 +524,7 @@ def test_what_a_search_lacks_is_said(searched: Callable[..., View], make: Make) 
     unfinished = sweep_kl.figures(searched("sweep_kl", confirmed=False))
     assert "No finished study in the store." in words(unfinished["sweep_kl_fresh_seeds"])
     assert not style.is_gap(unfinished["sweep_kl_response"])
-    for figure in (*sweep_lambdas.figures(View(make(EMPTY))).values(), sweep_lambdas.pareto_front(View(make(EMPTY)))):
+    for figure in sweep_lambdas.figures(View(make(EMPTY))).values():
         assert "python experiments/sweep_lambdas.py" in words(figure)
     assert sweeps.find(View(make(EMPTY)), "sweep_kl") is None
 
@@ -590,9 +570,10 @@ def test_a_search_in_words() -> None:
 
 def test_the_pareto_front_is_drawn_where_the_width_was_searched(searched: Callable[..., View]) -> None:
     view = searched("sweep_lambdas", width=True)
-    (axes,) = sweep_lambdas.pareto_front(view).axes
+    figures = sweep_lambdas.figures(view)
+    (axes,) = figures["sweep_lambdas_pareto"].axes
     assert axes.lines[0].get_xydata().tolist() == [[100.0, 0.5], [800.0, pytest.approx(0.78)]]
-    assert style.is_gap(sweep_lambdas.figures(view)["sweep_lambdas_history"])  # of one objective there is none
+    assert style.is_gap(figures["sweep_lambdas_history"])  # of one objective there is none
 
 
 def test_too_few_trials_give_no_surface(searched: Callable[..., View]) -> None:

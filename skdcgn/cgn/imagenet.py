@@ -6,6 +6,7 @@ authors' `cgn.pth`: `biggan_GT` (the unconstrained generator, which only trainin
 a miniature of the same classes.
 """
 
+import abc
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ MINIATURE = Architecture(
 """The same classes at 32x32 with ten labels: 2 x 0.87M + 2 x 0.51M + 0.05M parameters."""
 
 
-class FourGenerators(nn.Module):
+class FourGenerators(nn.Module, abc.ABC):
     """A CGN as ImageNet's is: the generators of `GENERATORS`, and a U²-Net that turns pictures into masks.
 
     `ImageNetCGN` is the authors' own, of BigGANs; the paper's baseline is of TinyGANs.
@@ -101,12 +102,12 @@ class FourGenerators(nn.Module):
 
     architecture: Architecture | TinyGANConfig
 
+    @abc.abstractmethod
     def generate(self, name: GeneratorName, noise: Tensor, labels: Tensor, truncation: float) -> Tensor:
         """Run one of the four generators: (B, 3, H, W) in [-1, 1].
 
         `f_shape` gives the paper's pre-mask, and `biggan_GT`, the unconstrained one, the target of reconstruction.
         """
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, except for the frozen networks: they always stay in evaluation mode.

@@ -5,6 +5,7 @@ patch shuffle that the original applies after texture and background is not in h
 `mechanisms.shuffle_patches`.
 """
 
+import abc
 import math
 
 import torch
@@ -81,16 +82,17 @@ def _texture_net(width: int = 64) -> nn.Sequential:
     )
 
 
-class MechanismNetworks(nn.Module):
+class MechanismNetworks(nn.Module, abc.ABC):
     """What a CGN for MNIST offers, whatever its networks: `CGN` itself, and the paper's baseline of TinyGANs."""
 
     num_classes: int
     """Labels are integers below this."""
 
+    @abc.abstractmethod
     def network(self, mechanism: Mechanism) -> nn.Module:
         """Return the network of one mechanism."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism.
 
@@ -103,7 +105,6 @@ class MechanismNetworks(nn.Module):
             The mask (B, 1, 32, 32), clamped to [0.0001, 0.9999], or a texture or background (B, 3, 32, 32) in
             [-1, 1].
         """
-        raise NotImplementedError
 
 
 class CGN(MechanismNetworks):
