@@ -156,7 +156,7 @@ def plots(count: int, title: str, caption: str, right: float = 0.2) -> tuple[Fig
     """Return a figure with `count` plots side by side, and `right` inches for a legend beside the last."""
     with style():
         figure, top, bottom = _page(3.1, title, caption)
-        total, between, left = figure.get_figheight(), 0.75, 0.75
+        total, between, left = figure.get_figheight(), 0.75, 0.9
         places = {"left": left / _WIDTH, "right": 1 - right / _WIDTH}
         places |= {"bottom": (bottom + 0.5) / total, "top": (top - 0.3) / total}
         places["wspace"] = between * count / (_WIDTH - left - right - between * (count - 1))
