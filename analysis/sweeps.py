@@ -15,9 +15,9 @@ from analysis.frame import caption, style
 from analysis.frame.judge import Words, judge, say
 from analysis.frame.table import Listing
 from analysis.frame.view import View
-from skdcgn.runs import studies
+from skdcgn.runs.search import studies
+from skdcgn.runs.search.studies import StudyRecord
 from skdcgn.runs.store import Store
-from skdcgn.runs.studies import StudyRecord
 
 LABELS = {"iou": "held-out mask IoU ↑", "l1": "held-out L1 ↓", "parameters": "student's parameters ↓"}
 NAMES = {

@@ -14,7 +14,7 @@ from typing import Literal
 from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, GRAY_OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 from skdcgn.tinygan.variants import APPENDIX_D
 
 DESCRIPTION = """The objectives of Appendix D compared with the plain one, seed by seed: held-out fidelity and noise

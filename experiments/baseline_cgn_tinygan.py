@@ -20,7 +20,7 @@ from skdcgn.commands import experiment
 from skdcgn.errors import InputError
 from skdcgn.recipes.baseline_cgn_tinygan import CounterfactualRunConfig, CounterfactualSource, make_counterfactuals
 from skdcgn.runs.identity import derive
-from skdcgn.runs.lifecycle import Case, Plan
+from skdcgn.runs.plan import Case, Plan
 
 STAGES = ("tinygan", "cgn", "counterfactuals")
 

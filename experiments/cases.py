@@ -18,7 +18,7 @@ from skdcgn.recipes.ood_robustness import GANRunConfig, Images, RobustnessConfig
 from skdcgn.recipes.sources import TeacherConfig, teacher_tags
 from skdcgn.recipes.students import StudentConfig, make_student
 from skdcgn.runs.identity import derive, overrides
-from skdcgn.runs.lifecycle import Case, Make
+from skdcgn.runs.plan import Case, Make
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding
 

@@ -25,7 +25,7 @@ from skdcgn.recipes.baseline_cgn_tinygan import (
 )
 from skdcgn.recipes.sources import teacher_tags
 from skdcgn.runs.identity import derive, overrides
-from skdcgn.runs.lifecycle import Case
+from skdcgn.runs.plan import Case
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import load_class_embedding

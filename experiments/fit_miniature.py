@@ -17,7 +17,7 @@ from skdcgn.commands import experiment
 from skdcgn.recipes.cgns import MiniatureConfig, PartConfig, make_miniature, make_part
 from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.identity import derive, overrides
-from skdcgn.runs.lifecycle import Case, Plan, RunConfig
+from skdcgn.runs.plan import Case, Plan, RunConfig
 
 DESCRIPTION = """The miniature ImageNet CGN (BigGAN-deep x4 and a U²-Net at 32x32, ten labels), each part fitted by
 regression to what the CGN authors' Wildlife-MNIST CGN draws from the same noise."""

@@ -14,7 +14,7 @@ another run.
 from experiments.cases_imagenet import distillation
 from experiments.presets_imagenet import DISTILLATION, DistillationConfig
 from skdcgn.commands import experiment
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 
 DEFAULTS = DISTILLATION
 

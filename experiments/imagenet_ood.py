@@ -21,7 +21,7 @@ from skdcgn.commands import experiment
 from skdcgn.recipes.imagenet_ood import EnsembleRunConfig, EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
 from skdcgn.recipes.sources import teacher_tags
 from skdcgn.runs.identity import derive, overrides
-from skdcgn.runs.lifecycle import Case, Plan
+from skdcgn.runs.plan import Case, Plan
 
 DESCRIPTION = """CGN's invariant ensemble, trained on real images and counterfactuals of one source.
 `final/top1_*`, `final/top5_*`: ImageNet-val; `final/in9_*`, `final/bg_gap_*`: IN-9, mixed_same less mixed_rand;

@@ -16,7 +16,7 @@ from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ConvergenceConfig, make_converging_student
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 from skdcgn.tinygan.variants import KL_TERMS
 
 DESCRIPTION = """Steps to a fixed held-out fidelity with and without KL, seed by seed. Feeds the MNIST counterpart of

@@ -12,7 +12,7 @@ run, which counterfactuals can be drawn from (python -m skdcgn counterfactuals).
 from experiments.cases import distillation
 from experiments.presets import STUDENTS, DistillationConfig
 from skdcgn.commands import experiment
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 
 DEFAULTS = STUDENTS
 

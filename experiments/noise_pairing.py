@@ -19,7 +19,7 @@ from experiments.presets import GRAY_OBJECTIVES, STUDENTS, StudentsConfig
 from skdcgn.commands import experiment
 from skdcgn.recipes.students import ClassMeansConfig, make_class_means, make_responding_student
 from skdcgn.runs.identity import derive
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 
 DESCRIPTION = """Students of exact teacher sets compared with students of sets drawn as the published scripts did,
 seed by seed, on seen and unseen noise (Sec. 4.3); and the teacher's class means, as a student without noise."""

@@ -28,7 +28,7 @@ from skdcgn.recipes.ood_robustness import (
 )
 from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.identity import derive, overrides
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 
 DESCRIPTION = """Classifiers trained on images of one source, tested where colors or textures are random.
 `final/valid_accuracy`: last 10,000 of MNIST-train, the CGN authors' test set; `final/test_accuracy`: MNIST-test;

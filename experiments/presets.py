@@ -16,7 +16,7 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig
 from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.students import Distillation
-from skdcgn.runs.search import SearchConfig
+from skdcgn.runs.search.sweep import SearchConfig
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST

@@ -13,7 +13,7 @@ from skdcgn.cgn.reconstruction import ReconstructionConfig
 from skdcgn.cli import Profile
 from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, PartsConfig, TinyGANRecipe
 from skdcgn.recipes.sources import ImageNetTeacherConfig
-from skdcgn.runs.lifecycle import RunConfig
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runtime import Precision
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig

@@ -9,8 +9,8 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.students import StudentConfig
 from skdcgn.recipes.sweep import DistillationSearch, make_trial
 from skdcgn.runs.identity import derive, identify
-from skdcgn.runs.search import Definition, Params, Space
-from skdcgn.runs.studies import Direction
+from skdcgn.runs.search.studies import Direction
+from skdcgn.runs.search.sweep import Definition, Params, Space
 
 
 def search_of(

@@ -13,7 +13,7 @@ from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
 from skdcgn.commands import experiment
 from skdcgn.recipes.sweep import DistillationSearch
-from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, Params, Space
+from skdcgn.runs.search.sweep import CategoricalDistribution, FloatDistribution, Params, Space
 
 DESCRIPTION = """A search of the KL term, its weight, temperature, direction and what it compares (Eq. 6): a study, its
 trials below it, and a confirmation: the best trial beside Eq. 6, the published module and no KL, on seeds that no trial

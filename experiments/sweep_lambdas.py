@@ -15,7 +15,7 @@ from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
 from skdcgn.commands import experiment
 from skdcgn.recipes.sweep import DistillationSearch
-from skdcgn.runs.search import CategoricalDistribution, FloatDistribution, IntDistribution, Params, Space
+from skdcgn.runs.search.sweep import CategoricalDistribution, FloatDistribution, IntDistribution, Params, Space
 
 DESCRIPTION = """A search of λ1 and λ2, the weights of pixel distance and adversarial term (Eq. 7): a study, its trials
 below it, and a confirmation: the best trial beside the paper's values, on seeds that no trial saw. Feeds the notebook

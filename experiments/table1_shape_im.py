@@ -21,7 +21,7 @@ from skdcgn.commands import experiment
 from skdcgn.data.mnist import check_available
 from skdcgn.recipes.table1_shape_im import CGN, ModifiedCGNConfig, ShapeStudyConfig, make_modified_cgn, make_reading
 from skdcgn.runs.identity import overrides
-from skdcgn.runs.lifecycle import Case, Plan
+from skdcgn.runs.plan import Case, Plan
 
 EXPERIMENT = "table1_shape_im"
 DESCRIPTION = """Classifiers trained on counterfactuals with modified masks. `final/valid_accuracy`: of digits, on the

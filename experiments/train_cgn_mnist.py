@@ -13,7 +13,7 @@ from experiments.cases import cgn_case
 from experiments.presets import CGNS
 from skdcgn.commands import experiment
 from skdcgn.recipes.cgns import CGNConfig
-from skdcgn.runs.lifecycle import Plan
+from skdcgn.runs.plan import Plan
 
 DEFAULTS = CGNS
 

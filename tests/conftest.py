@@ -22,7 +22,8 @@ from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands import experiment
 from skdcgn.randomness import seeded
 from skdcgn.runs import store as run_store
-from skdcgn.runs.lifecycle import Plan, carry_out
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.plan import Plan
 
 torch.set_num_threads(1)  # tiny networks; two threads would wait for each other where cores are shared
 

@@ -24,8 +24,9 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded
 from skdcgn.recipes.students import ClassMeansConfig, load_student, make_class_means
 from skdcgn.runs.identity import flatten
-from skdcgn.runs.lifecycle import Case, carry_out
+from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.loop import evaluation_steps
+from skdcgn.runs.plan import Case
 from skdcgn.runs.store import Store
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.variants import APPENDIX_D, KL_TERMS

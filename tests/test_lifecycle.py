@@ -14,7 +14,8 @@ from trivial import Config, Loss, Work, carry_out_one, case
 
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs.identity import Identity
-from skdcgn.runs.lifecycle import Case, Plan, State, carry_out, create, state_of
+from skdcgn.runs.lifecycle import State, carry_out, create, state_of
+from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store

@@ -38,7 +38,8 @@ from skdcgn.recipes.ood_robustness import (
     unbiased_sets,
 )
 from skdcgn.recipes.sources import MNISTTeacherConfig
-from skdcgn.runs.lifecycle import Case, carry_out
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.plan import Case
 from skdcgn.runs.store import Store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANGenerator, save_generator

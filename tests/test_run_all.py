@@ -21,8 +21,8 @@ from skdcgn.commands import suite
 from skdcgn.commands.suite import Config, Datasets, Entry
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs import steps
-from skdcgn.runs.lifecycle import Case, Plan
 from skdcgn.runs.loop import Interruption
+from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.steps import Step, run_steps, total_seconds
 from skdcgn.runs.store import Store
 

@@ -28,7 +28,7 @@ from analysis.frame import style
 from analysis.frame.view import View
 from analysis.sweeps import Found
 from skdcgn.mechanisms import Mechanism
-from skdcgn.runs import studies
+from skdcgn.runs.search import studies
 
 EMPTY: Sequence[Record] = ()
 

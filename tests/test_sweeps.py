@@ -25,12 +25,13 @@ from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes import students
 from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.sweep import conduct, fresh_seeds
-from skdcgn.runs import search as run_search
 from skdcgn.runs.identity import identify
 from skdcgn.runs.loop import Diverged
 from skdcgn.runs.provenance import this_process
 from skdcgn.runs.run import Run
-from skdcgn.runs.search import (
+from skdcgn.runs.search import sweep as run_search
+from skdcgn.runs.search.studies import importances, load_study
+from skdcgn.runs.search.sweep import (
     CategoricalDistribution,
     Definition,
     FloatDistribution,
@@ -40,7 +41,6 @@ from skdcgn.runs.search import (
     as_yaml,
 )
 from skdcgn.runs.store import RunRecord, Store
-from skdcgn.runs.studies import importances, load_study
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skdcgn.runs.lifecycle import Case, Plan, carry_out
+from skdcgn.runs.lifecycle import carry_out
+from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import Runtime

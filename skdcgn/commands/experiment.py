@@ -10,10 +10,11 @@ from skdcgn import cli
 from skdcgn.distributed import leads
 from skdcgn.measure.statistics import mean_interval
 from skdcgn.recipes.sweep import DistillationSearch, conduct
-from skdcgn.runs.lifecycle import Plan, carry_out, nearest, state_of
-from skdcgn.runs.search import check_same
+from skdcgn.runs.lifecycle import carry_out, nearest, state_of
+from skdcgn.runs.plan import Plan
+from skdcgn.runs.search.studies import find_study, load_study
+from skdcgn.runs.search.sweep import check_same
 from skdcgn.runs.store import open_store
-from skdcgn.runs.studies import find_study, load_study
 
 _DRY_RUN = "--dry-run"
 

@@ -16,8 +16,9 @@ from skdcgn.data import weights
 from skdcgn.data.mnist import mnist_folder
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes.sweep import DistillationSearch
-from skdcgn.runs.lifecycle import Case, Plan, state_of
+from skdcgn.runs.lifecycle import state_of
 from skdcgn.runs.loop import Interruption
+from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.steps import Result, Step, run_steps, total_seconds
 from skdcgn.runs.store import Store, open_store

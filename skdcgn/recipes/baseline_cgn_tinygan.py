@@ -33,8 +33,8 @@ from skdcgn.mechanisms import Mechanism, NoisePrior, Source, render_composed
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import CGN_FILE
 from skdcgn.recipes.students import STUDENT, Needs, load_student
-from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import setup

@@ -40,8 +40,8 @@ from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig
 from skdcgn.recipes.students import Needs
-from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
 from skdcgn.runtime import setup

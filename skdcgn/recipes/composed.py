@@ -14,7 +14,7 @@ from skdcgn.mechanisms import Mechanism, Source, render_composed
 from skdcgn.randomness import stream
 from skdcgn.recipes.sources import TeacherConfig
 from skdcgn.recipes.students import Needs, load_student
-from skdcgn.runs.lifecycle import RunConfig
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import save_generator

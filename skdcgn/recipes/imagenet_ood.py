@@ -23,8 +23,8 @@ from skdcgn.randomness import seeded
 from skdcgn.recipes.baseline_cgn_tinygan import load_counterfactual_source
 from skdcgn.recipes.sources import ImageNetTeacherConfig
 from skdcgn.recipes.students import Needs
-from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runtime import setup
 

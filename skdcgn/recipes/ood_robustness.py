@@ -23,8 +23,8 @@ from skdcgn.measure.features import load_feature_network
 from skdcgn.randomness import stream
 from skdcgn.recipes.sources import MNISTTeacherConfig, load_source
 from skdcgn.recipes.students import Needs, load_student
-from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, train
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import save_generator

@@ -21,8 +21,8 @@ from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.sources import TeacherConfig
-from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import evaluation_steps, progress, train
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import setup

@@ -13,11 +13,12 @@ from skdcgn.measure.statistics import Interval, mean_interval
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.students import StudentConfig, distil, make_student
 from skdcgn.runs.identity import identify
-from skdcgn.runs.lifecycle import Case, Plan, carry_out, identity_tags
+from skdcgn.runs.lifecycle import carry_out, identity_tags
+from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.run import Run
-from skdcgn.runs.search import Definition, Params, Report, SearchConfig, Sweep, apply, as_yaml
+from skdcgn.runs.search.studies import Direction
+from skdcgn.runs.search.sweep import Definition, Params, Report, SearchConfig, Sweep, apply, as_yaml
 from skdcgn.runs.store import open_store
-from skdcgn.runs.studies import Direction
 from skdcgn.runtime import setup
 
 

@@ -30,8 +30,8 @@ from skdcgn.randomness import stream
 from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig, load_trained
 from skdcgn.recipes.students import Needs
 from skdcgn.runs.identity import derive
-from skdcgn.runs.lifecycle import RunConfig
 from skdcgn.runs.loop import Interruption, train
+from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
 from skdcgn.runtime import setup

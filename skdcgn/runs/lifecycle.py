@@ -1,15 +1,13 @@
-"""A study as a plan of cases, and the one way in which runs are made.
+"""How runs are made: finished ones are skipped, interrupted ones resumed, the rest made, needed ones first.
 
-A case says what goes into a run (config, files, other runs) and which function makes it. Carrying out a plan skips what
-is finished, resumes what was interrupted, and makes the rest, needed runs first. Nothing else opens or ends a run.
+Nothing else opens or ends a run.
 """
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from mlflow.entities import Param
@@ -17,85 +15,14 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from tqdm import tqdm
 
-from skdcgn.cli import Profile
 from skdcgn.distributed import broadcast, group, rank
 from skdcgn.errors import InputError, Interrupted
-from skdcgn.runs.identity import Identity, flatten, identify
+from skdcgn.runs.identity import Identity, flatten
+from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.provenance import process_state, provenance, this_process
 from skdcgn.runs.run import Follower, Run, announce
 from skdcgn.runs.store import RunRecord, Store, open_store
-from skdcgn.runtime import Runtime, setup
-
-Make = Callable[[Run, Any, Mapping[str, RunRecord]], None]
-"""Makes a run: takes the run to log to, the case's config, and the finished runs that the case needs, by name."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What the config of every run has, and that of every study."""
-
-    profile: Profile
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    runtime: Runtime = field(default_factory=Runtime, kw_only=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One run of a study: config in, run out."""
-
-    experiment: str
-    """The MLflow experiment: the stem of the script that it belongs to."""
-    name: str
-    """For messages and the UI; it tells apart the cases of an experiment, profile and data set."""
-    config: RunConfig
-    """With `inputs` and `needs` all that the result depends on but the code."""
-    make: Make
-    """At the top level of a module."""
-    tags: Mapping[str, object] = field(default_factory=dict)
-    needs: Mapping[str, "Case"] = field(default_factory=dict)
-    """Cases whose runs it uses, by the names under which `make` gets them."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """What else it reads, by name: the SHA-256 of a file, such as the teacher's."""
-    seconds: float = 1.0
-    """What it takes on one CPU core, about."""
-    parallel: bool = False
-    """Whether the processes that torchrun starts share the work; else the first one does it."""
-    description: str = ""
-    """Markdown, shown in the UI."""
-
-    @cached_property
-    def identity(self) -> Identity:
-        """What decides the result."""
-        needed = {name: case.identity.digest for name, case in self.needs.items()}
-        return identify(self.config, self.make, {**self.inputs, **needed})
-
-    def __str__(self) -> str:
-        return f"{self.experiment}: {self.name}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The cases of one start of a script."""
-
-    cases: Sequence[Case]
-    index: Sequence[str]
-    """The tags that tell its results apart."""
-    shown: Sequence[str] = ()
-    """The final metrics to print; all of them by default."""
-    runtime: Runtime = field(default_factory=Runtime)
-
-    def everything(self) -> list[Case]:
-        """Return the cases and all that they need, each once, needed ones first."""
-        found: dict[tuple[str, str], Case] = {}
-
-        def add(case: Case) -> None:
-            for needed in case.needs.values():
-                add(needed)
-            found.setdefault((case.experiment, case.identity.digest), case)
-
-        for case in self.cases:
-            add(case)
-        return list(found.values())
+from skdcgn.runtime import setup
 
 
 class State(NamedTuple):

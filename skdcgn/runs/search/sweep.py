@@ -29,8 +29,8 @@ from skdcgn.runs.lifecycle import identity_tags
 from skdcgn.runs.loop import Diverged
 from skdcgn.runs.provenance import process_state, provenance, this_process
 from skdcgn.runs.run import Run
+from skdcgn.runs.search.studies import Direction, best_trial, find_study, study_storage, table
 from skdcgn.runs.store import RunRecord, Store
-from skdcgn.runs.studies import Direction, best_trial, find_study, study_storage, table
 
 Space = Mapping[str, BaseDistribution]
 """Dotted field of a config, such as `loss.lambda_1`, to what it may be."""
