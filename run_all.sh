@@ -4,7 +4,9 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: ./run_all.sh [--profile NAME] [--dataset NAME] [--only NAME...] [--jobs NUMBER] [--dry-run]
+usage: ./run_all.sh [--profile NAME] [--dataset NAME] [--only NAME...] [--jobs NUMBER] [--scheduler ADDRESS]
+                    [--dry-run]
+       ./run_all.sh status [--profile NAME] [--dataset NAME] [--only NAME...]
        ./run_all.sh test [PYTEST OPTION...]
        ./run_all.sh --help
 
@@ -15,11 +17,14 @@ Finished runs are skipped, interrupted ones are resumed: to continue, start the 
                    setting)
   --dataset NAME   auto (double_colored where everything it needs is available, else digits; the default),
                    double_colored, digits (needs neither network nor data: trains a teacher of its own)
-  --only NAME...   run these steps only, by the names that --dry-run prints
-  --jobs NUMBER    steps at a time, one CPU thread each; by default one per core, at most 4. With 1, their output
-                   appears here; otherwise it goes to log files
+  --only NAME...   run these experiments only, by the names that --dry-run prints; "report" is one of them
+  --jobs NUMBER    runs at the same time, one CPU thread each; by default one per core, as far as the memory goes
+  --scheduler ADDRESS
+                   have the workers of a Dask scheduler make the runs, on any number of machines: tcp://HOST:PORT, or
+                   the file that it wrote (docs/clusters.md)
   --dry-run        set up, then say for each run whether it is finished, can be resumed, or would run (again) and
                    why, with an estimate of the time; train nothing
+  status           say how far the suite is, wherever it runs, and which process is at which run
   test             set up, then run the linters and the tests
 
 The first call sets up .venv in this folder with Python 3.11 to 3.14, or else with conda, mamba or micromamba; it takes
@@ -45,6 +50,11 @@ check_usage() {
         exit
         ;;
       --dry-run) ;;
+      --scheduler)
+        [ $# -gt 1 ] || fail "$1 needs the address of a Dask scheduler: see ./run_all.sh --help."
+        shift
+        ;;
+      --scheduler=*) ;;
       --profile | --dataset)
         [ $# -gt 1 ] || fail "$1 needs a name: see ./run_all.sh --help."
         check_name "$1" "$2"
@@ -57,7 +67,7 @@ check_usage() {
         ;;
       --jobs=*) check_number --jobs "${1#*=}" ;;
       --only)
-        case ${2:-} in "" | -*) fail "--only needs the name of at least one step: ./run_all.sh --dry-run lists them." ;; esac
+        case ${2:-} in "" | -*) fail "--only needs the name of at least one experiment: ./run_all.sh --dry-run lists them." ;; esac
         while [ $# -gt 1 ]; do
           case $2 in -*) break ;; esac
           shift
@@ -146,7 +156,11 @@ run_tests() {  # pytest options; exits with pytest's code, or with the linters' 
   exit "$style"
 }
 
-[ "${1:-}" = test ] || check_usage "$@"
+case ${1:-} in
+  test) ;;
+  status) check_usage "${@:2}" ;;
+  *) check_usage "$@" ;;
+esac
 
 # The caller's paths are relative to the caller's folder.
 for name in SKDCGN_PYTHON SKDCGN_DATA_DIR SKDCGN_CACHE_DIR; do

@@ -3,17 +3,19 @@
     python -m experiments                                    a first look, on a laptop
     python -m experiments --profile paper --only mnist_kd    one experiment in the published setting
     python -m experiments --dry-run                          what is finished, and why the rest would run
+    python -m experiments status                             how far the suite is, wherever it runs
 
-Finished runs are not run again, interrupted ones are resumed. An experiment that fails does not stop the others.
-Several run at a time, a thread each, and write to log files; with --jobs 1 they run one by one in the terminal.
+Finished runs are not made again, interrupted ones are resumed. A run that fails stops only those that need it. Several
+are made at the same time, a thread each; each has a log file.
 """
 
 import importlib
+import sys
 
 import tyro
 
 from skdcgn import cli
-from skdcgn.commands.suite import Config, Entry, run
+from skdcgn.commands.suite import Config, Entry, run, status
 
 ON_REAL_IMAGES = {
     "train_cgn_mnist": "--dataset",
@@ -46,5 +48,13 @@ def entries() -> list[Entry]:
     ]
 
 
+def main() -> None:
+    """Run the suite, or say how far it is, as the command line says."""
+    arguments = sys.argv[1:]
+    command = run if arguments[:1] != ["status"] else status
+    config = tyro.cli(Config, prog="python -m experiments", description=__doc__, args=arguments[command is status :])
+    command(entries(), config)
+
+
 if __name__ == "__main__":
-    cli.entry(lambda: run(entries(), tyro.cli(Config, prog="python -m experiments", description=__doc__)))
+    cli.entry(main)

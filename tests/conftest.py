@@ -4,13 +4,14 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from distributed import Client
 from record import Make, Record, add
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -22,6 +23,7 @@ from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands import experiment
 from skdcgn.randomness import seeded
 from skdcgn.runs import store as run_store
+from skdcgn.runs.engine.worker import Attendant
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.plan import Plan
 
@@ -106,6 +108,21 @@ def taught_store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) ->
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return database
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """A Dask worker in a thread of this process, which starts at once."""
+    any_port = "127.0.0.1:0"
+    with Client(
+        processes=False,
+        n_workers=1,
+        threads_per_worker=1,
+        dashboard_address=any_port,
+        worker_dashboard_address=any_port,
+    ) as client:
+        client.register_plugin(Attendant())
+        yield client
 
 
 @pytest.fixture

@@ -5,19 +5,24 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from trivial import Config, Loss, Work, carry_out_one, case
 
 from skdcgn.errors import InputError, Interrupted
+from skdcgn.runs import leases
 from skdcgn.runs.identity import Identity
-from skdcgn.runs.lifecycle import State, carry_out, create, state_of
+from skdcgn.runs.leases import Lease, Watch
+from skdcgn.runs.lifecycle import State, Terminal, carry_out, create, state_of
 from skdcgn.runs.plan import Case, Plan
 from skdcgn.runs.provenance import PROJECT
-from skdcgn.runs.run import Run
+from skdcgn.runs.run import Busy, Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import Runtime
 
@@ -140,9 +145,11 @@ def test_metrics_that_wait_reach_the_store_however_the_run_ends(store: Store, mo
     assert len(store.client.get_metric_history(killed.run_id, "loss/a")) == 1
 
 
-def test_running_twin_is_refused_and_not_disturbed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_this_process_is_at_is_refused_and_not_disturbed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def do(*_: object) -> None:
-        with pytest.raises(InputError, match=r"^trivial: run is running already, in process \S+: wait for it, or end"):
+        with pytest.raises(InputError, match=r"^trivial: run is being made by process \d+ on .*, which is this"):
             carry_out_one(store)
 
     monkeypatch.setattr(Work, "do", do)
@@ -150,12 +157,69 @@ def test_running_twin_is_refused_and_not_disturbed(store: Store, monkeypatch: py
     assert statuses(store) == ["FINISHED"]
 
 
-def test_run_on_another_machine_counts_as_running(store: Store, done: Done) -> None:
-    run = create(case(), store)
-    run.set_tags({"process": "another-machine:1@2"})
-    with pytest.raises(InputError, match="another-machine:1@2"):
-        carry_out_one(store)
-    assert (statuses(store), done) == (["RUNNING"], [])
+ELSEWHERE = Lease("key", "another-host", "another machine", 1, "2", every=10.0)
+
+
+def test_a_run_on_another_machine_is_waited_for(store: Store, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it is renewed; when it has finished, it is the result."""
+    run = create(case(), store, ELSEWHERE)
+    assert state_of(case(), store).status == "running"
+    waits: list[str] = []
+
+    def wait(_: Terminal, busy: Busy) -> None:
+        waits.append(str(busy))
+        assert statuses(store) == ["RUNNING"]
+        clock.monotonic = lambda: 30.0 * len(waits)
+        store.set_tags(run.run_id, replace(ELSEWHERE, beat=len(waits)).tags)
+        if len(waits) == 5:
+            store.set_status(run.run_id, "FINISHED")
+
+    clock = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr(leases, "time", clock)
+    monkeypatch.setattr(Terminal, "wait", wait)
+    assert carry_out_one(store).run_id == run.run_id
+    assert done == []
+    assert waits == [f"trivial: run is being made by process 1 on another-host (run {run.run_id})"] * 5
+
+
+def test_a_run_on_another_machine_that_is_not_renewed_is_taken_over(
+    store: Store, done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create(case(), store, ELSEWHERE)
+    clock = SimpleNamespace(monotonic=lambda: 30.0 * len(waits))
+    waits: list[Busy] = []
+    monkeypatch.setattr(leases, "time", clock)
+    monkeypatch.setattr(Terminal, "wait", lambda _, busy: waits.append(busy))
+    assert carry_out_one(store).run_id == run.run_id
+    assert len(waits) == 3  # a minute without a heartbeat
+    assert len(done) == 1
+    assert statuses(store) == ["FINISHED"]
+
+
+def test_a_process_that_was_taken_for_dead_leaves_the_run_to_the_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKDCGN_HEARTBEAT", "0.05")
+    calls: list[str] = []
+
+    def do(run: Run, *_: object) -> None:
+        calls.append(run.run_id)
+        if len(calls) == 1:
+            store.set_tags(run.run_id, ELSEWHERE.tags)
+            time.sleep(0.5)
+            run.log_metrics("final", {"of the one that lost it": 1.0})
+            run.check_held()
+
+    def wait(_: Terminal, busy: Busy) -> None:
+        assert busy.lease == ELSEWHERE
+        store.set_status(calls[0], "KILLED")
+
+    monkeypatch.setattr(Work, "do", do)
+    monkeypatch.setattr(Terminal, "wait", wait)
+    finished = carry_out_one(store)
+    assert calls == [finished.run_id] * 2
+    assert (finished.status, finished.metrics) == ("FINISHED", {})
+    assert "error" not in finished.tags
 
 
 def test_run_of_a_killed_process_does_not_stay_running_and_is_resumed(store: Store, done: Done) -> None:
@@ -170,7 +234,7 @@ def test_run_of_a_killed_process_does_not_stay_running_and_is_resumed(store: Sto
     assert killed.returncode == -signal.SIGKILL
     assert statuses(store) == ["RUNNING"]
     assert state_of(case(), store).status == "resumable"
-    store.end_dead_runs("trivial")
+    store.end_dead_runs("trivial", Watch())
     assert statuses(store) == ["KILLED"]
     (left,) = store.runs("trivial")
     assert carry_out_one(store).run_id == left.run_id
@@ -250,24 +314,24 @@ def test_state_of_a_new_a_finished_and_a_forced_case(store: Store, done: Done) -
     run = carry_out_one(store)
     assert state_of(case(), store) == State("finished", run)
     assert str(state_of(case(), store)) == f"finished (run {run.run_id[:8]})"
-    assert state_of(case(), store, force=True) == State("changed", run, ("--runtime.force",))
-    assert str(state_of(case(), store, force=True)) == "to run again: --runtime.force"
+    assert state_of(case(), store, force="now") == State("changed", run, ("--runtime.force",))
+    assert str(state_of(case(), store, force="now")) == "to run again: --runtime.force"
 
 
 def test_state_of_an_interrupted_and_a_running_case(store: Store, interrupted: str) -> None:
     state = state_of(case(), store)
     assert (state.status, state.run.run_id) == ("resumable", interrupted)
     assert str(state) == f"resumable (run {interrupted[:8]})"
-    store.set_status(interrupted, "RUNNING")  # this process is alive
+    store.set_status(interrupted, "RUNNING")  # by this process, which is alive
     assert state_of(case(), store).status == "running"
     store.set_status(interrupted, "FAILED")
     assert state_of(case(), store).status == "resumable"
 
 
 def test_a_finished_run_counts_before_an_interrupted_one(store: Store, interrupted: str, done: Done) -> None:
-    finished = create(case(), store)
+    finished = create(case(), store, Lease.take())
     store.set_status(finished.run_id, "FINISHED")
-    store.set_status(create(case(), store).run_id, "FAILED")
+    store.set_status(create(case(), store, Lease.take()).run_id, "FAILED")
     assert state_of(case(), store).run.run_id == finished.run_id
 
 

@@ -4,13 +4,12 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -25,9 +24,11 @@ from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes import students
 from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.recipes.sweep import conduct, fresh_seeds
+from skdcgn.runs import leases
 from skdcgn.runs.identity import identify
+from skdcgn.runs.leases import Watch
+from skdcgn.runs.lifecycle import Terminal
 from skdcgn.runs.loop import Diverged
-from skdcgn.runs.provenance import this_process
 from skdcgn.runs.run import Run
 from skdcgn.runs.search import sweep as run_search
 from skdcgn.runs.search.studies import importances, load_study
@@ -47,7 +48,7 @@ from skdcgn.tinygan.losses import LossConfig
 PROJECT = Path(__file__).parents[1]
 SPACE = {"loss.lambda_1": FloatDistribution(0.01, 10, log=True), "loss.kl_on": CategoricalDistribution(("a", "b"))}
 FIRST = [{"loss.lambda_1": 0.2, "loss.kl_on": "b"}, {"loss.lambda_1": 1.0, "loss.kl_on": "a"}]
-DEAD = f"{socket.gethostname()}:{2**22 + 1}@1"  # a process id above the largest there can be
+DEAD = {"pid": 2**22 + 1}  # above the largest process id there can be
 
 
 def objective(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
@@ -71,12 +72,10 @@ def open_sweep(store: Store, name: str = "study", steps: int = 1, first: int = 2
     return Sweep(store, define(name, steps, first=FIRST[:first]), SearchConfig(**{"trials": 3, **search}))
 
 
-def take(sweep: Sweep, process: str, minutes: float = 0.0) -> optuna.Trial:
-    """Take a trial as another process would have done some time ago."""
-    trial = sweep._next()
-    trial.set_user_attr("process", process)
-    trial.set_user_attr("started", time.time() - 60 * minutes)
-    sweep._storage.flush_all_batches()
+def take(sweep: Sweep, **changes: Any) -> optuna.Trial:
+    """Take a trial as another process would have done."""
+    trial, lease = sweep._next()
+    sweep.store.set_tags(trial._trial_id, replace(lease, **changes).tags)
     return trial
 
 
@@ -86,7 +85,7 @@ def params(table: pd.DataFrame) -> list[list[Any]]:
 
 def test_the_papers_values_come_first_and_every_trial_is_one_run(store: Store) -> None:
     sweep = open_sweep(store)
-    assert sweep.work(objective)
+    assert sweep.work(objective, Terminal())
     sweep.end()
     table = sweep.table()
     assert params(table)[:2] == [[0.2, "b"], [1.0, "a"]]
@@ -97,7 +96,6 @@ def test_the_papers_values_come_first_and_every_trial_is_one_run(store: Store) -
     assert {run.run_id for run in runs} == {sweep.run.run_id, *table["run_id"]}
     assert {run.status for run in runs} == {"FINISHED"}
     assert {run.tags["kind"] for run in runs} == {"study", "trial"}
-    assert not any("process" in run.tags for run in runs)  # by which the lifecycle would end a dead one as pruned
     first = store.record(table["run_id"][0])
     assert first.parent == sweep.run.run_id
     assert (first.tags["kind"], first.tags["state"]) == ("trial", "complete")
@@ -106,9 +104,9 @@ def test_the_papers_values_come_first_and_every_trial_is_one_run(store: Store) -
 
 
 def test_draws_do_not_depend_on_who_asks(store: Store) -> None:
-    open_sweep(store, "whole", first=0).work(objective)
+    open_sweep(store, "whole", first=0).work(objective, Terminal())
     for trials in (1, 3):  # a worker of its own each time
-        open_sweep(store, "pieces", first=0, trials=trials).work(objective)
+        open_sweep(store, "pieces", first=0, trials=trials).work(objective, Terminal())
     whole, pieces = (load_study(store, "sweep", name).trials for name in ("whole", "pieces"))
     assert params(whole) == params(pieces)
     assert len({row[0] for row in params(whole)}) == 3
@@ -141,7 +139,7 @@ def test_hopeless_trials_are_pruned_and_marked(store: Store) -> None:
         return [value]
 
     sweep = Sweep(store, define(first=(), prune_from=15), SearchConfig(trials=7))
-    sweep.work(reporting)
+    sweep.work(reporting, Terminal())
     table = sweep.table()
     assert table["state"].tolist() == ["complete"] * 5 + ["pruned", "complete"]
     assert 0.1 not in completed
@@ -152,9 +150,9 @@ def test_hopeless_trials_are_pruned_and_marked(store: Store) -> None:
 
 
 def test_trial_of_a_dead_process_is_run_again(store: Store) -> None:
-    take(open_sweep(store, first=1), DEAD)
+    take(open_sweep(store, first=1), **DEAD)
     sweep = open_sweep(store, first=1, trials=2)
-    assert sweep.work(objective)
+    assert sweep.work(objective, Terminal())
     table = sweep.table()
     assert table["state"].tolist() == ["lost", "complete", "complete"]
     assert table["retry_of"].tolist()[1] == 0
@@ -163,22 +161,28 @@ def test_trial_of_a_dead_process_is_run_again(store: Store) -> None:
     assert (lost.status, lost.tags["state"]) == ("FAILED", "lost")
 
 
-def test_trials_in_other_hands_are_left_alone_for_a_while(store: Store) -> None:
+def test_trials_in_other_hands_are_left_alone_while_their_leases_are_renewed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "time", clock := SimpleNamespace(monotonic=lambda: 0.0))
     sweep = open_sweep(store, first=0)
-    alive, _ = take(sweep, this_process()), take(sweep, "another-machine:1@1", minutes=10)
-    store.end_dead_runs("sweep")  # as every start of a run in this experiment does
-    assert not open_sweep(store, first=0).work(objective)  # others are still at it
+    alive, _ = take(sweep), take(sweep, machine="another")
+    store.end_dead_runs("sweep", Watch())  # as every start of a run in this experiment does
+    assert not sweep.work(objective, Terminal())  # others are still at it
     assert sweep.table()["state"].tolist() == ["running", "running", "complete"]
-    open_sweep(store, first=0, dead_after=5.0).work(objective)
+    clock.monotonic = lambda: 61.0
+    assert not sweep.work(objective, Terminal())
     assert sweep.table()["state"].tolist() == ["running", "lost", "complete", "complete"]
+    assert sweep.other().run_id == alive._trial_id
     sweep.study.tell(alive, 0.0)
+    assert sweep.other() is None
 
 
 def test_parameters_that_kill_every_process_do_not_hold_up_the_study(store: Store) -> None:
     sweep = open_sweep(store, first=1, trials=1)
     for _ in range(3):
-        take(sweep, DEAD)
-    assert sweep.work(objective)
+        take(sweep, **DEAD)
+    assert sweep.work(objective, Terminal())
     assert sweep.table()["state"].tolist() == ["lost", "lost", "fail"]
     assert params(sweep.table()) == [[0.2, "b"]] * 3
 
@@ -189,9 +193,9 @@ def test_interrupted_worker_puts_its_trial_back(store: Store) -> None:
 
     sweep = open_sweep(store, first=1, trials=1)
     with pytest.raises(Interrupted):
-        sweep.work(interrupted)
+        sweep.work(interrupted, Terminal())
     assert sweep.table()["state"].tolist() == ["lost", "waiting"]
-    sweep.work(objective)
+    sweep.work(objective, Terminal())
     assert sweep.table()["state"].tolist() == ["lost", "complete"]
 
 
@@ -202,7 +206,7 @@ def test_diverged_trial_fails_and_is_not_tried_again(store: Store) -> None:
         return [1.0]
 
     sweep = open_sweep(store)
-    assert sweep.work(diverging)
+    assert sweep.work(diverging, Terminal())
     table = sweep.table()
     assert table["state"].tolist() == ["fail", "complete", "complete"]
     assert "step 3" in store.record(table["run_id"][0]).tags["error"]
@@ -217,7 +221,7 @@ def test_several_objectives_beside_other_metrics(store: Store) -> None:
         return [params["loss.lambda_1"], params["loss.lambda_1"]]
 
     sweep = Sweep(store, define(directions=directions), SearchConfig(trials=2))
-    sweep.work(two)
+    sweep.work(two, Terminal())
     assert len(sweep.study.best_trials) == 2  # every one of them is on the front
     assert sweep.best().number == sweep.table()["iou"].idxmax()
 
@@ -236,7 +240,7 @@ def test_a_study_says_whether_it_is_complete_and_which_trial_is_best(store: Stor
     sweep = open_sweep(store)
     begun = load_study(store, "sweep", "study")
     assert (begun.best, begun.front, begun.is_complete(0)) == (None, (), False)  # two trials wait
-    sweep.work(objective)
+    sweep.work(objective, Terminal())
     done = load_study(store, "sweep", "study")
     assert done.best == FIRST[1] == sweep.best().params
     assert done.is_complete(3)
@@ -443,7 +447,7 @@ def test_importances_find_what_matters_and_say_how_sure(store: Store) -> None:
     space = {"matters": FloatDistribution(0, 1), "does not": FloatDistribution(0, 1)}
     definition = replace(define(first=()), space=space)
     sweep = Sweep(store, definition, SearchConfig(trials=30, sampler="random"))
-    sweep.work(lambda run, params, report: [params["matters"]])
+    sweep.work(lambda run, params, report: [params["matters"]], Terminal())
     values = importances(store, "sweep", "study", resamples=3)
     assert len(values) == 3 * 2 * 2
     mean = values.groupby(["method", "parameter"])["share"].mean()
@@ -462,7 +466,7 @@ def slow(run, params, report):
     time.sleep(0.3)
     return [params["loss.lambda_1"]]
 
-open_sweep(open_store(), trials=12).work(slow)
+open_sweep(open_store(), trials=12).work(slow, Terminal())
 """
 
 

@@ -38,7 +38,7 @@ from skdcgn.recipes.table1_shape_im import (
     samples,
 )
 from skdcgn.runs.lifecycle import carry_out
-from skdcgn.runs.loop import Interruption
+from skdcgn.runs.run import Interruption
 from skdcgn.runs.store import Store, open_store
 from skdcgn.runtime import Runtime
 
@@ -264,7 +264,7 @@ def _real_images() -> RealImages:
 def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
     (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
     config = replace(SMOKE.reading(reading, 0), images=80)
-    measured = measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    measured = measure(config, random_teacher, _real_images(), torch.device("cpu"), Interruption())
     assert set(measured) == {
         "train_accuracy",
         "valid_accuracy",
@@ -276,7 +276,7 @@ def test_measure_returns_every_accuracy(random_teacher: MNISTTeacher) -> None:
         "mask_sameness",
     }
     assert all(0 <= value <= 1 for value in measured.values())
-    assert measured == measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    assert measured == measure(config, random_teacher, _real_images(), torch.device("cpu"), Interruption())
 
 
 def test_the_two_way_test_set_is_all_real(random_teacher: MNISTTeacher) -> None:
@@ -284,7 +284,7 @@ def test_the_two_way_test_set_is_all_real(random_teacher: MNISTTeacher) -> None:
     (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
     two_way = ClassifierConfig(epochs=12, batch_size=10, gamma=0.9, precision="fp32")
     config = replace(SMOKE.reading(reading, 0), images=200, two_way=two_way, two_way_images=150)
-    measured = measure(config, random_teacher, _real_images(), torch.device("cpu"))
+    measured = measure(config, random_teacher, _real_images(), torch.device("cpu"), Interruption())
     assert measured["two_way_accuracy"] > 0.9
     assert measured["two_way_test_accuracy"] > 0.8
 
@@ -308,7 +308,7 @@ def test_an_interrupted_reading_says_so(random_teacher: MNISTTeacher, monkeypatc
     monkeypatch.setattr(Interruption, "check", interrupt)
     (reading,) = readings(("none",), ("sampling",), (), ("permuted",))
     with pytest.raises(Interrupted):
-        measure(SMOKE.reading(reading, 0), random_teacher, _real_images(), torch.device("cpu"))
+        measure(SMOKE.reading(reading, 0), random_teacher, _real_images(), torch.device("cpu"), Interruption())
 
 
 # --- the study

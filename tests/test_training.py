@@ -24,9 +24,9 @@ from skdcgn.errors import Interrupted
 from skdcgn.randomness import seeded
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
-from skdcgn.runs.loop import Diverged, Interruption, evaluation_steps, train
+from skdcgn.runs.loop import Diverged, evaluation_steps, train
 from skdcgn.runs.provenance import PROJECT
-from skdcgn.runs.run import Run
+from skdcgn.runs.run import Interruption, Run
 from skdcgn.runs.store import RunRecord, Store, open_store
 
 

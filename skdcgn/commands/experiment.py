@@ -1,22 +1,30 @@
 """What the command line of every experiment and search does: read a config, run it, and print what came of it."""
 
+import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import pandas as pd
 
 from skdcgn import cli
 from skdcgn.distributed import leads
+from skdcgn.errors import InputError, Interrupted
 from skdcgn.measure.statistics import mean_interval
-from skdcgn.recipes.sweep import DistillationSearch, conduct
-from skdcgn.runs.lifecycle import carry_out, nearest, state_of
+from skdcgn.recipes.sweep import DistillationSearch, conduct, stage_of
+from skdcgn.runs.engine.cluster import Where, connect, size
+from skdcgn.runs.engine.execute import Driver, Outcome
+from skdcgn.runs.engine.tasks import key_of
+from skdcgn.runs.lifecycle import carry_out, nearest, new_force, results, state_of
 from skdcgn.runs.plan import Plan
 from skdcgn.runs.search.studies import find_study, load_study
 from skdcgn.runs.search.sweep import check_same
-from skdcgn.runs.store import open_store
+from skdcgn.runs.store import Store, open_store
 
-_DRY_RUN = "--dry-run"
+_HELP = """
+--dry-run says for each run whether it is finished, and if not why it would run.
+--jobs N makes N runs at the same time, a CPU core each; by default one after the other, in the terminal.
+--scheduler ADDRESS|FILE has the workers of a Dask scheduler make them, on however many machines they are."""
 
 
 def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan | DistillationSearch], description: str) -> NoReturn:
@@ -29,19 +37,69 @@ def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan | DistillationS
     """
 
     def work() -> None:
-        arguments = [argument for argument in sys.argv[1:] if argument != _DRY_RUN]
-        help_text = f"{description}\n{_DRY_RUN} says for each run whether it is finished, and if not why it would run."
-        planned = plan(cli.parse(defaults, help_text, arguments))
-        if _DRY_RUN in sys.argv[1:]:
+        options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        options.add_argument("--dry-run", action="store_true")
+        options.add_argument("--jobs", type=int, default=1)
+        options.add_argument("--scheduler")
+        chosen, arguments = options.parse_known_args(sys.argv[1:])
+        where = Where(0 if chosen.scheduler and chosen.jobs == 1 else chosen.jobs, chosen.scheduler)
+        planned = plan(cli.parse(defaults, f"{description}{_HELP}", arguments))
+        if chosen.dry_run:
             print(*dry_run(planned), sep="\n")
+        elif where != Where(1):
+            _run_side_by_side(planned, where)
         elif isinstance(planned, DistillationSearch):
             conduct(planned)
         else:
-            results = carry_out(planned)
+            made = carry_out(planned)
             if leads():
-                print(summary(results, planned.shown))
+                print(summary(made, planned.shown))
 
     cli.entry(work)
+
+
+def _run_side_by_side(planned: Plan | DistillationSearch, where: Where) -> None:
+    """Run a plan or a search on several workers, and print what came of it."""
+    store, force = open_store(), new_force()
+    outcome = execute([planned], store, where, force)
+    check(outcome)
+    if isinstance(planned, Plan):
+        made = {case.identity.digest: outcome.runs[key_of(case, force)] for case in planned.cases}
+        print(summary(results(planned, made), planned.shown))
+
+
+def execute(planned: Sequence[Plan | DistillationSearch], store: Store, where: Where, force: str) -> Outcome:
+    """Run plans and searches side by side on workers.
+
+    Args:
+        planned: what to run.
+        store: the run store.
+        where: the workers.
+        force: see `lifecycle.make`.
+
+    Raises:
+        InputError: bad input.
+    """
+    stages = [stage_of(plan, store, force) for plan in planned]
+    with connect(where, store) as client:
+        return Driver(client, store, size(client)).execute(stages)
+
+
+def check(outcome: Outcome) -> None:
+    """See that everything was run.
+
+    Raises:
+        Interrupted: a signal ended the work.
+        InputError: bad input was all that failed.
+        SystemExit: with code 1 where something else failed.
+    """
+    if outcome.signum is not None:
+        raise Interrupted(outcome.signum)
+    reasons = {failed.reason for failed in outcome.failed.values()}
+    if reasons and all(failed.status == "input" for failed in outcome.failed.values()):
+        raise InputError(" ".join(sorted(reasons)))
+    if outcome.failed:
+        raise SystemExit(1)
 
 
 def dry_run(plan: Plan | DistillationSearch) -> list[str]:
@@ -54,7 +112,10 @@ def dry_run(plan: Plan | DistillationSearch) -> list[str]:
     """
     store = open_store()
     if isinstance(plan, Plan):
-        return [f"{case}: {state_of(case, store, case.config.runtime.force)}" for case in plan.everything()]
+        return [
+            f"{case}: {state_of(case, store, 'never' if case.config.runtime.force else '')}"
+            for case in plan.everything()
+        ]
     definition, trials = plan.definition, plan.search.trials
     study = f"{definition.experiment}: study {definition.name!r}"
     runs = f"{len(plan.confirmation({}).cases)} runs to confirm the best of them"

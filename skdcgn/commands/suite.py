@@ -1,31 +1,31 @@
-"""The whole suite: every experiment at one scale, each a step of its own, then the report."""
+"""The whole suite: the runs of all experiments at one scale, side by side, then the report."""
 
-import os
+import collections
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
-
-from tqdm import tqdm
 
 from skdcgn.cli import Profile
 from skdcgn.commands import experiment
 from skdcgn.data import weights
 from skdcgn.data.mnist import mnist_folder
 from skdcgn.errors import InputError, Interrupted
-from skdcgn.recipes.sweep import DistillationSearch
-from skdcgn.runs.lifecycle import state_of
-from skdcgn.runs.loop import Interruption
-from skdcgn.runs.plan import Case, Plan
+from skdcgn.recipes.sweep import DistillationSearch, stage_of
+from skdcgn.runs.engine.cluster import Where, connect, size
+from skdcgn.runs.engine.durations import Durations
+from skdcgn.runs.engine.execute import Driver, Outcome
+from skdcgn.runs.engine.progress import Progress
+from skdcgn.runs.engine.tasks import Stage
+from skdcgn.runs.leases import Lease
+from skdcgn.runs.lifecycle import new_force
+from skdcgn.runs.plan import Plan
 from skdcgn.runs.provenance import PROJECT
-from skdcgn.runs.steps import Result, Step, run_steps, total_seconds
 from skdcgn.runs.store import Store, open_store
 
 REPORT = PROJECT / "analysis" / "output" / "report.html"
-_REPORT_SECONDS = 60.0
-_PRUNED = 0.5  # of a search's trials, about, that run to their ends
 
 
 class Script(Protocol):
@@ -58,20 +58,18 @@ class Config:
     """For the MNIST experiments: double-colored MNIST; scikit-learn's digits with a teacher trained here (no network,
     no data); auto takes double_colored wherever what it needs is available."""
     only: tuple[str, ...] = ()
-    """Names of the steps to run; all by default."""
+    """Names of the experiments to run, and `report`; all by default."""
     jobs: int = 0
-    """Steps that run at the same time, a CPU thread each; 0 is one for each core, 4 at most."""
+    """Runs at the same time, a CPU thread each; 0 is one for each core, as far as the memory goes."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, or the file that it wrote: its workers make the runs, on any number of machines."""
     dry_run: bool = False
     """Say for each run whether it is finished, and if not why it would run; run nothing."""
 
-    def __post_init__(self) -> None:
-        if self.jobs < 0:
-            raise InputError(f"--jobs {self.jobs} runs nothing: give the number of steps to run at a time, or 0.")
-
     @property
-    def slots(self) -> int:
-        """The number of steps that run at the same time."""
-        return self.jobs or min(4, os.cpu_count() or 1)
+    def where(self) -> Where:
+        """The workers."""
+        return Where(self.jobs, self.scheduler)
 
 
 class Datasets(NamedTuple):
@@ -109,123 +107,133 @@ def choose_datasets(requested: str) -> Datasets:
         return Datasets("double_colored", "digits", reason)
 
 
+class Part(NamedTuple):
+    """An experiment of the suite, planned."""
+
+    name: str
+    command: str
+    """That runs it alone."""
+    plan: Plan | DistillationSearch | None
+    problem: str = ""
+    """Why it has no plan, where it has none."""
+
+
 def run(entries: Sequence[Entry], config: Config) -> None:
     """Run the suite.
 
     Raises:
-        InputError: `only` names no step, or SKDCGN_DATA_DIR no folder.
-        Interrupted: SIGINT or SIGTERM came in; the running experiments left checkpoints.
-        SystemExit: with code 1 where an experiment failed.
+        InputError: `only` names no step, SKDCGN_DATA_DIR no folder, or there are no such workers.
+        Interrupted: SIGINT or SIGTERM came in; the runs left checkpoints.
+        SystemExit: with code 1 where a run failed.
+    """
+    where = config.where
+    parts, store = _parts(entries, config), open_store()
+    if config.dry_run:
+        _dry_run(parts, store, where.workers)
+        return
+    force = new_force()
+    stages = {part.name: stage_of(part.plan, store, force) for part in parts if part.plan is not None}
+    for part in parts:
+        if part.problem:
+            print(f"{part.name} cannot run: {part.problem}", flush=True)
+    outcome = Outcome()
+    if stages:
+        with connect(where, store) as client:
+            print(f"{size(client)} workers; logs: {store.folder / 'logs'}", flush=True)
+            outcome = Driver(client, store, size(client)).execute(list(stages.values()))
+    if outcome.signum is not None:
+        raise Interrupted(outcome.signum)
+    reported = _report() if not config.only or "report" in config.only else True
+    _print_summary(parts, stages, outcome, store)
+    if outcome.failed or not reported or any(part.problem for part in parts):
+        raise SystemExit(1)
+
+
+def status(entries: Sequence[Entry], config: Config) -> None:
+    """Say how far the suite is, wherever it runs, and who is at which run.
+
+    Raises:
+        InputError: see `run`.
+    """
+    parts, store = _parts(entries, config), open_store()
+    width = max(len(part.name) for part in parts)
+    for part in parts:
+        stage = Stage([]) if part.plan is None else stage_of(part.plan, store, "")
+        finished = {run.tags.get("identity", ""): run for run in store.runs(part.name, "FINISHED")}
+        own = [task for task in stage.tasks if task.experiment == part.name]
+        done = sum(task.find(finished) is not None for task in own)
+        print(f"{part.name:{width}}  {part.problem or f'{done:3} of {len(own):3} runs done'}")
+        for run in store.runs(part.name, "RUNNING"):
+            print(f"{'':{width}}  running: {run.name}, {Lease.read(run.tags)}")
+
+
+def _parts(entries: Sequence[Entry], config: Config) -> list[Part]:
+    """Plan the experiments that were chosen.
+
+    Raises:
+        InputError: see `run`.
     """
     known = [*(entry.name for entry in entries), "report"]
     for name in config.only:
         if name not in known:
-            raise InputError(f"the plan has no step {name!r}: --only takes {', '.join(known)}.")
+            raise InputError(f"the suite has no {name!r}: --only takes {', '.join(known)}.")
     datasets = choose_datasets(config.dataset)
     print(f"data: {datasets.reason}", flush=True)
-    store = open_store()
     chosen = [entry for entry in entries if not config.only or entry.name in config.only]
-    plans = {entry.name: _plan(entry, config.profile, datasets) for entry in chosen}
-    steps = [_step(entry, plans[entry.name], config.profile, datasets, store) for entry in chosen]
-    if not config.only or "report" in config.only:
-        report = (sys.executable, "-m", "analysis.report.render")
-        steps.append(Step("report", report, frozenset(plans), _REPORT_SECONDS))
-    minutes = total_seconds(steps, config.slots) / 60
-    count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-    at_a_time = f", {config.slots} at a time" if config.slots > 1 else ""
-    print(f"plan: {count} at --profile {config.profile}{at_a_time}, {_about(minutes)} on CPU", flush=True)
-    if config.dry_run:
-        for step in steps:
-            print(f"\n{step.name}: {_about(step.seconds / 60)}, {shlex.join(['python', *step.command[1:]])}")
-            lines = _dry_run(plans[step.name]) if step.name in plans else []
-            print(*(f"  {line}" for line in lines), sep="\n", end="\n" if lines else "")
-        print("\nFinished runs are skipped. This was a dry run: nothing was run.")
-        return
-    with Interruption() as interruption:
-        results = _run(steps, config, store, interruption)
-    _print_summary(results, store)
-    if interruption.signum is not None:
-        raise Interrupted(interruption.signum)
-    if any(result.failed for result in results):
-        raise SystemExit(1)
+    return [_part(entry, config.profile, datasets) for entry in chosen]
 
 
-def _plan(entry: Entry, profile: Profile, datasets: Datasets) -> Plan | DistillationSearch | InputError:
-    """Return the plan of an experiment at a profile, on its data set, or why it has none: its step will fail, alone."""
-    default = entry.script.DEFAULTS[profile]
+def _part(entry: Entry, profile: Profile, datasets: Datasets) -> Part:
+    """Plan an experiment at a profile, on its data set."""
+    default, options = entry.script.DEFAULTS[profile], []
     if entry.flag:
         name, dataset = entry.flag.removeprefix("--"), datasets.real if entry.real else datasets.distilled
         default = replace(default, **{name: (dataset,) if name == "datasets" else dataset})
+        options = [entry.flag, dataset]
+    command = shlex.join(["python", f"experiments/{entry.name}.py", "--profile", profile, *options])
     try:
-        return entry.script.plan(default)
+        return Part(entry.name, command, entry.script.plan(default))
     except InputError as error:
-        return error
+        return Part(entry.name, command, None, str(error))
 
 
-def _dry_run(plan: Plan | DistillationSearch | InputError) -> list[str]:
-    """Say how far the runs of a plan are, or why they cannot be made."""
-    try:
-        if isinstance(plan, InputError):
-            raise plan
-        return experiment.dry_run(plan)
-    except InputError as error:
-        return [f"error: {error}"]
+def _dry_run(parts: Sequence[Part], store: Store, workers: int) -> None:
+    """Say for each run how far it is, and how long the rest takes, about."""
+    progress = Progress(Durations(), workers)
+    for part in parts:
+        print(f"\n{part.name}: {part.command}")
+        try:
+            if part.plan is None:
+                raise InputError(part.problem)
+            progress.add(stage_of(part.plan, store, "").tasks)
+            lines = experiment.dry_run(part.plan)
+        except InputError as error:
+            lines = [f"error: {error}"]
+        print(*(f"  {line}" for line in lines), sep="\n")
+    print(f"\n{workers} at a time, {_about(progress.seconds_left() / 60)}. This was a dry run: nothing was run.")
 
 
-def _step(
-    entry: Entry,
-    plan: Plan | DistillationSearch | InputError,
-    profile: Profile,
-    datasets: Datasets,
-    store: Store,
-) -> Step:
-    """Return the step of an experiment: it comes after those that make the runs that it needs."""
-    dataset = [entry.flag, datasets.real if entry.real else datasets.distilled] if entry.flag else []
-    command = (sys.executable, f"experiments/{entry.name}.py", "--profile", profile, *dataset)
-    if isinstance(plan, InputError):
-        return Step(entry.name, command)
-    cases = list(plan.needs.values()) if isinstance(plan, DistillationSearch) else plan.everything()
-    after = frozenset(case.experiment for case in cases) - {entry.name}
-    return Step(
-        entry.name, command, after, _seconds(plan, [case for case in cases if case.experiment == entry.name], store)
-    )
+def _report() -> bool:
+    """Write the report, in a process of its own; return whether that went well."""
+    print("report ...", flush=True)
+    return subprocess.run([sys.executable, "-m", "analysis.report.render"], cwd=PROJECT, check=False).returncode == 0
 
 
-def _seconds(plan: Plan | DistillationSearch, cases: Sequence[Case], store: Store) -> float:
-    """Estimate what is left of an experiment's own runs, on one CPU core."""
-    if isinstance(plan, DistillationSearch):
-        confirmation = plan.confirmation({}).cases
-        return confirmation[0].seconds * (_PRUNED * plan.search.trials + len(confirmation))
-    return sum(case.seconds for case in cases if state_of(case, store).status != "finished")
-
-
-def _run(steps: Sequence[Step], config: Config, store: Store, interruption: Interruption) -> list[Result]:
-    """Run the steps, telling when each starts and how it ends; where several run at a time, they write to files."""
-    numbers = {step.name: number for number, step in enumerate(steps, 1)}
-
-    def started(step: Step, log: Path | None) -> None:
-        where = f" (log: {log})" if log else ""
-        print(f"[{numbers[step.name]}/{len(steps)}] {step.name} ... {_about(step.seconds / 60)}{where}", flush=True)
-
-    def ended(result: Result) -> None:
-        print(f"      {result.name}: {result.status}, {tqdm.format_interval(result.seconds)}", flush=True)
-        if result.failed and result.log:
-            lines = result.log.read_text(errors="replace").strip().splitlines()[-5:]
-            print(*(f"        | {line}" for line in lines), sep="\n", flush=True)
-
-    logs = store.folder / "logs" if config.slots > 1 else None
-    return run_steps(steps, config.slots, interruption, logs, started, ended)
-
-
-def _print_summary(results: Sequence[Result], store: Store) -> None:
-    width = max(len(result.name) for result in results)
+def _print_summary(parts: Sequence[Part], stages: Mapping[str, Stage], outcome: Outcome, store: Store) -> None:
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for key, task in outcome.tasks.items():
+        how = "done" if key in outcome.runs else "failed" if key in outcome.failed else "not run"
+        counts[task.experiment][how] += 1
     print("\nsummary")
-    for result in results:
-        took = tqdm.format_interval(result.seconds) if result.seconds else ""
-        print(f"  {result.name:{width}}  {took:>8}  {result.status}")
+    width = max(map(len, counts), default=0)
+    for name, count in counts.items():
+        print(f"  {name:{width}}  {', '.join(f'{number} {how}' for how, number in count.items())}")
+    for key, failed in outcome.failed.items():
+        task = outcome.tasks.get(key, key)
+        print(f"  failed: {task}: {failed.reason}{f' (log: {failed.log})' if failed.log else ''}")
     if REPORT.exists():
         print(f"report: {REPORT}")
-    if store.uri.startswith("sqlite:"):
+    if store.local:
         settings = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
         server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store.uri, "--workers", "1"]
         address = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"

@@ -1,7 +1,8 @@
 """A search of a distillation's hyperparameters, and the best trial beside reference settings on fresh seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,14 +13,27 @@ from skdcgn.files import atomic_path
 from skdcgn.measure.statistics import Interval, mean_interval
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.recipes.students import StudentConfig, distil, make_student
+from skdcgn.runs.engine.tasks import Making, Stage, Task, key_of
 from skdcgn.runs.identity import identify
-from skdcgn.runs.lifecycle import carry_out, identity_tags
+from skdcgn.runs.lifecycle import Terminal, carry_out, identity_tags, results
 from skdcgn.runs.plan import Case, Plan
-from skdcgn.runs.run import Run
-from skdcgn.runs.search.studies import Direction
-from skdcgn.runs.search.sweep import Definition, Params, Report, SearchConfig, Sweep, apply, as_yaml
-from skdcgn.runs.store import open_store
+from skdcgn.runs.run import Busy, Run
+from skdcgn.runs.search.studies import Direction, find_study, load_study
+from skdcgn.runs.search.sweep import (
+    Definition,
+    Objective,
+    Params,
+    Report,
+    SearchConfig,
+    Sweep,
+    apply,
+    as_yaml,
+    check_same,
+)
+from skdcgn.runs.store import RunRecord, Store, open_store
 from skdcgn.runtime import setup
+
+_PRUNED = 0.75  # of a training, about, is what a trial takes: hopeless ones stop early
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +66,11 @@ class DistillationSearch:
         """The objective that trials are ranked by."""
         return next(iter(self.definition.directions))
 
+    @property
+    def seconds(self) -> float:
+        """What a training takes on one CPU core, about."""
+        return 5 + 0.027 * self.setting.distill.for_mechanism(Mechanism(self.setting.mechanism)).steps
+
     def confirmation(self, best: Params) -> Plan:
         """Return the trainings of the best trial's parameters and of the references on fresh seeds."""
         definition, setting = self.definition, self.setting
@@ -64,7 +83,7 @@ class DistillationSearch:
                 {**definition.tags, "kind": "confirmation", "study": definition.name, "setting": name, "seed": seed},
                 self.needs,
                 self.inputs,
-                seconds=5 + 0.027 * setting.distill.for_mechanism(Mechanism(setting.mechanism)).steps,
+                seconds=self.seconds,
                 description=definition.description,
             )
             for seed in self.confirm_seeds
@@ -106,12 +125,38 @@ def make_trial(
     return [final[name] for name in objectives]
 
 
-def conduct(search: DistillationSearch, say: Callable[[str], object] = print) -> pd.DataFrame | None:
-    """Search, then compare the best trial with reference settings on fresh seeds.
+def begin(search: DistillationSearch, store: Store, needs: Mapping[str, RunRecord]) -> tuple[Sweep, Objective]:
+    """Open the study of a search, creating it where it does not exist yet; return it with what its trials do.
+
+    Args:
+        search: what to search.
+        store: the run store.
+        needs: the finished runs that the search needs, by name.
+
+    Raises:
+        InputError: see `Sweep`.
+    """
+    setting = search.setting
+    device = setup(setting.runtime)
+    teacher = setting.teacher.load(device, store, next(iter(needs.values()), None))
+    inputs = {**search.inputs, **{name: case.identity.digest for name, case in search.needs.items()}}
+    objectives = list(search.definition.directions)
+
+    def objective(run: Run, params: Params, report: Report | None) -> list[float]:
+        trial = apply(setting, params)
+        run.set_tags(identity_tags(identify(trial, make_trial, inputs)))
+        _keep(run, {"config.yaml": as_yaml(trial, params, ("loss",))})
+        return make_trial(run, trial, teacher, device, objectives, report)
+
+    return Sweep(store, search.definition, search.search), objective
+
+
+def conduct(search: DistillationSearch, terminal: Terminal | None = None) -> pd.DataFrame | None:
+    """Search in this process, then compare the best trial with reference settings on fresh seeds.
 
     Args:
         search: what to search, and the references.
-        say: told what happens, line by line.
+        terminal: where; told what happens.
 
     Returns:
         The confirmation, a row for each (setting, seed); None where other workers have not finished yet.
@@ -119,29 +164,34 @@ def conduct(search: DistillationSearch, say: Callable[[str], object] = print) ->
     Raises:
         InputError: see `Sweep`, or no trial was completed.
     """
-    definition, setting, store = search.definition, search.setting, open_store()
-    device = setup(setting.runtime)
-    needed = Plan(list(search.needs.values()), ("kind",), runtime=setting.runtime)
-    trained = store.record(carry_out(needed, store)["run_id"].iloc[0]) if search.needs else None
-    teacher = setting.teacher.load(device, store, trained)
-    inputs = {**search.inputs, **{name: case.identity.digest for name, case in search.needs.items()}}
-    sweep = Sweep(store, definition, search.search)
-    say(f"study {definition.name!r}: {search.search.trials} trials")
-
-    def objective(run: Run, params: Params, report: Report | None) -> list[float]:
-        trial = apply(setting, params)
-        run.set_tags(identity_tags(identify(trial, make_trial, inputs)))
-        _keep(run, {"config.yaml": as_yaml(trial, params, ("loss",))})
-        return make_trial(run, trial, teacher, device, list(definition.directions), report)
-
-    if not sweep.work(objective, say):
-        say("other workers are still at their trials: the last of them, or the next start, confirms the best.")
+    store, terminal = open_store(), terminal or Terminal()
+    needed = carry_out(Plan(list(search.needs.values()), ("kind",)), store)["run_id"] if search.needs else ()
+    sweep, objective = begin(
+        search, store, {name: store.record(run) for name, run in zip(search.needs, needed, strict=True)}
+    )
+    terminal.say(f"study {search.definition.name!r}: {search.search.trials} trials")
+    if not sweep.work(objective, terminal):
+        terminal.say("other workers are still at their trials: the last of them, or the next start, confirms the best.")
         return None
-    best = sweep.best()
-    results = carry_out(search.confirmation(best.params), store)
+    return conclude(search, sweep, carry_out(search.confirmation(sweep.best().params), store), terminal)
+
+
+def conclude(search: DistillationSearch, sweep: Sweep, results: pd.DataFrame, terminal: Terminal) -> pd.DataFrame:
+    """Keep and tell what a search has found.
+
+    Args:
+        search: the search.
+        sweep: its study, complete.
+        results: of its confirmation, see `lifecycle.results`.
+        terminal: told.
+
+    Returns:
+        The confirmation, a row for each (setting, seed).
+    """
+    definition, best = search.definition, sweep.best()
     confirmed = results.reset_index()[["setting", "seed", search.metric, "run_id"]]
     found = fresh_seeds(confirmed, search.metric, definition.directions[search.metric])
-    chosen = as_yaml(apply(setting, best.params), best.params, ("loss",))
+    chosen = as_yaml(apply(search.setting, best.params), best.params, ("loss",))
     about = f"Trial {best.number} of the study {definition.name!r}.\n{found}"
     files = {
         "best.yaml": "".join(f"# {line}\n" for line in about.splitlines()) + chosen,
@@ -153,8 +203,73 @@ def conduct(search: DistillationSearch, say: Callable[[str], object] = print) ->
         with atomic_path(search.out / file) as temporary:
             temporary.write_text(content, encoding="utf-8")
     sweep.end()
-    say(found)
+    terminal.say(found)
     return confirmed
+
+
+class Trying:
+    """The task that runs one more trial of a search: one at a time, so that all that follow can learn from it."""
+
+    def __init__(self, search: DistillationSearch, number: int, needs: Mapping[str, str]) -> None:
+        """Prepare the task; `number` is counted from where the study was at the start."""
+        definition = search.definition
+        self.search, self.needs = search, needs
+        self.key = f"{definition.experiment}-{definition.identity.digest}-{definition.name}-{number}"
+        self.experiment, self.name, self.profile = definition.experiment, f"trial +{number}", search.setting.profile
+        self.seconds = _PRUNED * search.seconds
+        self.device = search.setting.runtime.device
+
+    def __str__(self) -> str:
+        return f"{self.experiment}: {self.name}"
+
+    def find(self, finished: Mapping[str, RunRecord]) -> RunRecord | None:
+        """See `Task`: which trials are left is known before."""
+        return None
+
+    def perform(self, store: Store, needs: Mapping[str, RunRecord], terminal: Terminal) -> RunRecord:
+        """See `Task`; the run is the study's."""
+        sweep, objective = begin(self.search, store, {name: needs[name] for name in self.search.needs})
+        while (other := sweep.other()) is not None:
+            terminal.wait(Busy(self, other))
+        sweep.step(objective, terminal)
+        return store.record(sweep.run.run_id)
+
+
+def stage_of(plan: Plan | DistillationSearch, store: Store, force: str) -> Stage:
+    """Return what is to be done for a plan or a search: of this one the trials, and then the confirmation.
+
+    Args:
+        plan: the plan.
+        store: the run store.
+        force: see `lifecycle.make`.
+
+    Raises:
+        InputError: a study of the search's name searches something else.
+    """
+    if isinstance(plan, Plan):
+        return Stage([Making(case, force) for case in plan.everything()])
+    definition = plan.definition
+    study, left = find_study(store, definition.experiment, definition.name), plan.search.trials
+    if study is not None:
+        check_same(definition, study)
+        left -= load_study(store, definition.experiment, definition.name).ended
+    tasks: list[Task] = [Making(case, force) for case in Plan(list(plan.needs.values()), ()).everything()]
+    needs = {name: key_of(case, force) for name, case in plan.needs.items()}
+    for number in range(left):
+        tasks.append(Trying(plan, number, {**needs, "the trial before": tasks[-1].key} if number else needs))
+    return Stage(tasks, partial(_confirmation, plan, store, force))
+
+
+def _confirmation(search: DistillationSearch, store: Store, force: str, runs: Mapping[str, RunRecord]) -> Stage:
+    """Return the confirmation of a complete study."""
+    sweep = Sweep(store, search.definition, search.search)
+    plan = search.confirmation(sweep.best().params)
+
+    def then(runs: Mapping[str, RunRecord]) -> None:
+        made = {case.identity.digest: runs[key_of(case, force)] for case in plan.cases}
+        conclude(search, sweep, results(plan, made), Terminal())
+
+    return Stage(stage_of(plan, store, force).tasks, then)
 
 
 def fresh_seeds(confirmed: pd.DataFrame, metric: str, direction: Direction) -> str:

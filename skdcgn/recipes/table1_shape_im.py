@@ -30,9 +30,9 @@ from skdcgn.randomness import stream
 from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig, load_trained
 from skdcgn.recipes.students import Needs
 from skdcgn.runs.identity import derive
-from skdcgn.runs.loop import Interruption, train
+from skdcgn.runs.loop import train
 from skdcgn.runs.plan import RunConfig
-from skdcgn.runs.run import Run
+from skdcgn.runs.run import Interruption, Run
 from skdcgn.runs.store import Store
 from skdcgn.runtime import setup
 
@@ -186,7 +186,9 @@ def make_reading(run: Run, config: ReadingConfig, needs: Needs) -> None:
     trained = needs[CGN].run_id if CGN in needs else None
     teacher = needs["teacher"].run_id if "teacher" in needs else None
     source = _remembering(run.store, config.teacher, trained, teacher, device)
-    run.log_metrics("final", measure(config, source, real_images(config.teacher.dataset, config.test_images), device))
+    real = real_images(config.teacher.dataset, config.test_images)
+    with run.interruption() as interruption:
+        run.log_metrics("final", measure(config, source, real, device, interruption))
     run.log_metrics("cost", {"seconds": time.perf_counter() - start})
     pixels = samples(source, config.reading, config.seed)
     run.log_tensors("samples", pixels)
@@ -228,7 +230,9 @@ def _remembering(
     return Remembering(config.load(device, store, None if teacher is None else store.record(teacher)))
 
 
-def measure(config: ReadingConfig, source: Source, real: RealImages, device: torch.device) -> dict[str, float]:
+def measure(
+    config: ReadingConfig, source: Source, real: RealImages, device: torch.device, interruption: Interruption
+) -> dict[str, float]:
     """Draw the counterfactuals of a reading, train both classifiers on them, and measure all three.
 
     Args:
@@ -236,6 +240,7 @@ def measure(config: ReadingConfig, source: Source, real: RealImages, device: tor
         source: its CGN.
         real: the real images.
         device: where to train.
+        interruption: what asks to stop.
 
     Returns:
         Accuracies from 0 to 1. Of digits: `train_accuracy`, over the last epoch, as the published code has it, and
@@ -244,23 +249,22 @@ def measure(config: ReadingConfig, source: Source, real: RealImages, device: tor
         that is taken for real: what the caption of Table 1 alone would mean by a test accuracy. And `mask_quality`.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came in. Nothing is kept: begun anew, a reading comes out the same, in minutes.
+        Interrupted: it was asked to stop. Nothing is kept: begun anew, a reading comes out the same, in minutes.
     """
-    with Interruption() as interruption:
-        classify = partial(_classify, seed=config.seed, device=device, interruption=interruption)
-        data = draw(source, config.counterfactuals)
-        tests = (real.valid, real.test)
-        measured, evaluations = classify(data.pixels, data.shape, config.classifier, tests=tests)
-        for name, evaluation in zip(("valid_accuracy", "test_accuracy"), evaluations, strict=True):
-            measured[name] = evaluation.accuracy
+    classify = partial(_classify, seed=config.seed, device=device, interruption=interruption)
+    data = draw(source, config.counterfactuals)
+    tests = (real.valid, real.test)
+    measured, evaluations = classify(data.pixels, data.shape, config.classifier, tests=tests)
+    for name, evaluation in zip(("valid_accuracy", "test_accuracy"), evaluations, strict=True):
+        measured[name] = evaluation.accuracy
 
-        training, held_out = two_way_sets(real.training.pixels, data.pixels, config.two_way_images, config.seed)
-        all_real = replace(real.valid, labels=torch.zeros_like(real.valid.labels))
-        tests = (TensorSet(*held_out, strokes=torch.empty(0)), all_real)
-        trained, evaluations = classify(*training, config.two_way, tests=tests, num_classes=2)
-        measured["two_way_train_accuracy"] = trained["train_accuracy"]
-        for name, evaluation in zip(("two_way_accuracy", "two_way_test_accuracy"), evaluations, strict=True):
-            measured[name] = evaluation.accuracy
+    training, held_out = two_way_sets(real.training.pixels, data.pixels, config.two_way_images, config.seed)
+    all_real = replace(real.valid, labels=torch.zeros_like(real.valid.labels))
+    tests = (TensorSet(*held_out, strokes=torch.empty(0)), all_real)
+    trained, evaluations = classify(*training, config.two_way, tests=tests, num_classes=2)
+    measured["two_way_train_accuracy"] = trained["train_accuracy"]
+    for name, evaluation in zip(("two_way_accuracy", "two_way_test_accuracy"), evaluations, strict=True):
+        measured[name] = evaluation.accuracy
     return measured | mask_quality(source, real.valid, config.seed)
 
 

@@ -1,16 +1,13 @@
 """The training loop that all trainings share: logging, checkpoints, evaluations, and signals that end it."""
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 from tqdm import tqdm
 
 from skdcgn import distributed
-from skdcgn.errors import Interrupted
 from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime
@@ -26,35 +23,6 @@ def evaluation_steps(steps: int, evaluations: int | Collection[float]) -> set[in
     if not isinstance(evaluations, int):
         return {max(1, round(steps * fraction)) for fraction in evaluations}
     return {round(steps * (index + 1) / evaluations) for index in range(evaluations)}
-
-
-class Interruption:
-    """Turns SIGINT and SIGTERM into a request that the training loop honors between two steps.
-
-    A second signal ends the process the ordinary way, for those who cannot wait.
-    """
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "Interruption":
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._previous[signum] = signal.signal(signum, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def _request(self, signum: int, _frame: object) -> None:
-        self.signum = signum
-        signal.signal(signum, self._previous[signum])
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal came in since the block was entered."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
 
 
 def train(
@@ -94,11 +62,12 @@ def train(
         state = {"trainer": trainer.state_dict(), "seconds": time.perf_counter() - start}
         save_checkpoint(run.checkpoint, state | {"run_id": run.run_id})
 
-    with Interruption() as interruption, progress(description, "step", trainer.steps, trainer.step) as bar:
+    with run.interruption() as interruption, progress(description, "step", trainer.steps, trainer.step) as bar:
         for step, losses in trainer.fit():
             for name, value in losses.items():
                 if not math.isfinite(value):
                     raise Diverged(f"loss {name!r} is {value} at step {step}")
+            run.check_held()
             if step % runtime.log_every == 0 or step == 1:
                 run.log_metrics("loss", losses, step)
             interruption.signum = distributed.any_of(interruption.signum)  # all processes end after the same step

@@ -1,13 +1,10 @@
-"""Where a run comes from: the commit of the code, the machine, and the process, which may be alive or gone."""
+"""Where a run comes from: the commit of the code, and the machine."""
 
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
 
-import psutil
 import torch
 
 from skdcgn.runtime import hardware
@@ -20,12 +17,12 @@ COMMIT = "mlflow.source.git.commit"
 
 
 def provenance() -> dict[str, object]:
-    """Return the tags that say where a run comes from: commit, hardware, versions and process."""
+    """Return the tags that say where a run comes from: commit, hardware, host and versions."""
     return {
         "hardware": hardware(),
         "torch": torch.__version__,
         "mlflow.source.name": Path(sys.argv[0]).name,
-        "process": this_process(),
+        "host": socket.gethostname(),
         **_git_tags(),
     }
 
@@ -41,20 +38,3 @@ def _git_tags() -> dict[str, object]:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(PROJECT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def this_process() -> str:
-    """Describe this process for `process_state`: host:pid@start."""
-    return f"{socket.gethostname()}:{os.getpid()}@{psutil.Process().create_time():.0f}"
-
-
-def process_state(process: str) -> Literal["alive", "gone", "elsewhere"]:
-    """Tell whether the process that `this_process` described is alive, or gone, or not one of this machine."""
-    host, _, identity = process.partition(":")
-    if host != socket.gethostname():
-        return "elsewhere"
-    pid, _, started = identity.partition("@")
-    try:  # a pid alone may have been given to another process since
-        return "alive" if f"{psutil.Process(int(pid)).create_time():.0f}" == started else "gone"
-    except (psutil.NoSuchProcess, ValueError):
-        return "gone"

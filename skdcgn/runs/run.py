@@ -1,10 +1,12 @@
 """A run in progress, and what it logs."""
 
 import re
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +16,49 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skdcgn.distributed import broadcast, world
-from skdcgn.runs.store import Store
+from skdcgn.errors import Interrupted
+from skdcgn.files import load_checkpoint
+from skdcgn.runs.leases import Heartbeat, Lease
+from skdcgn.runs.store import RunRecord, Store
 
 _BATCH = 1000  # MLflow takes at most this many metrics in one call
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a request that the training loop honors between two steps.
+
+    A second signal ends the process the ordinary way, for those who cannot wait.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._previous[signum] = signal.signal(signum, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _request(self, signum: int, _frame: object) -> None:
+        self.signum = signum
+        signal.signal(signum, self._previous[signum])
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came in since the block was entered."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+
+class Busy(Exception):
+    """Another process is at a run."""
+
+    def __init__(self, what: object, run: RunRecord) -> None:
+        self.lease = Lease.read(run.tags)
+        super().__init__(f"{what} is being made by {self.lease} (run {run.run_id})")
 
 
 class Run:
@@ -28,8 +70,10 @@ class Run:
     leads = True
     """Whether this process logs: of several, as torchrun starts them, only the first."""
 
-    def __init__(self, store: Store, run_id: str, resumed: bool = False) -> None:
-        self.store, self.run_id, self.resumed = store, run_id, resumed
+    def __init__(self, store: Store, run_id: str, lease: Lease | None = None, resumed: bool = False) -> None:
+        self.store, self.run_id, self.lease, self.resumed = store, run_id, lease, resumed
+        self.interruption: Callable[[], Interruption] = Interruption
+        self._heartbeat: Heartbeat | None = None
         self.checkpoint = store.folder / "checkpoints" / f"{run_id}.pt"
         self._pending: list[Metric] = []
         self._logged: dict[str, int] = {}
@@ -41,6 +85,24 @@ class Run:
                 found = re.match(r"images/(.+)\+step\+(\d+)\+", file)
                 if found:
                     self._images.add((found[1].replace("~", "/"), int(found[2])))
+
+    @property
+    def progress(self) -> str:
+        """How far a resumed run had come: ` at step 250`, or nothing where it starts from the beginning."""
+        return f" at step {load_checkpoint(self.checkpoint)['trainer']['step']}" if self.checkpoint.exists() else ""
+
+    def attend(self, interruption: Callable[[], Interruption], heartbeat: Heartbeat) -> None:
+        """Set what asks the run to stop, and what keeps its lease."""
+        self.interruption, self._heartbeat = interruption, heartbeat
+
+    def check_held(self) -> None:
+        """See that the run is still this process's.
+
+        Raises:
+            Busy: another process took it over.
+        """
+        if self._heartbeat is not None and self._heartbeat.lost:
+            raise Busy(f"run {self.run_id}", self.store.record(self.run_id))
 
     def log_metrics(self, prefix: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Note metrics as `prefix/name`; they reach the store with the next `flush`."""
@@ -101,7 +163,7 @@ class Follower(Run):
 
     def __init__(self, store: Store) -> None:
         """Wait for the first process to start a run."""
-        self.store = store
+        self.store, self.interruption, self._heartbeat = store, Interruption, None
         self.run_id, self.resumed, self.checkpoint = broadcast(None)
 
     def log_metrics(self, prefix: str, metrics: Mapping[str, float], step: int = 0) -> None:

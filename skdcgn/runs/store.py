@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skdcgn.errors import InputError
-from skdcgn.runs.provenance import PROJECT, process_state
+from skdcgn.runs.leases import Lease, Watch
+from skdcgn.runs.provenance import PROJECT
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would ask the network
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -66,6 +67,8 @@ class RunRecord:
     status: str
     """RUNNING, FINISHED, FAILED or KILLED."""
     start_time: datetime
+    seconds: float | None
+    """From start to end, interruptions included; None where it has not ended."""
     parent: str | None
     """Id of the run that this one belongs to: a trial's is its study."""
     tags: Mapping[str, str]
@@ -86,13 +89,12 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.folder = default_folder()
-        self._local = uri.startswith("sqlite:///")
-        if self._local:
+        self.local = uri.startswith("sqlite:///")
+        if self.local:
             database = Path(uri.removeprefix("sqlite:///"))
             self.folder = database.parent
-            self.folder.mkdir(parents=True, exist_ok=True)
             # Processes that create the tables at the same moment would fail: one of them does it, the others wait.
-            with FileLock(self.folder / ".store.lock"):
+            with self.lock():
                 with contextlib.closing(sqlite3.connect(database)) as connection:
                     connection.execute("PRAGMA journal_mode=wal")  # several writers get in each other's way less
                 self.client = mlflow.MlflowClient(uri)
@@ -100,11 +102,16 @@ class Store:
         else:
             self.client = mlflow.MlflowClient(uri)
 
+    def lock(self) -> FileLock:
+        """Return the lock that processes take in turns which decide what to make; it holds in one folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".store.lock")
+
     def experiment_id(self, name: str, description: str = "") -> str:
         """Return MLflow's id of an experiment, creating the experiment where it does not exist yet."""
         existing = self.client.get_experiment_by_name(name)
         if existing is None:
-            location = str(self.folder.resolve() / "artifacts" / name) if self._local else None
+            location = str(self.folder.resolve() / "artifacts" / name) if self.local else None
             try:
                 found = self.client.create_experiment(name, location, tags=_EXPERIMENT_KIND)
             except MlflowException:  # another process was faster
@@ -114,6 +121,12 @@ class Store:
         if description:
             self.client.set_experiment_tag(found, MLFLOW_RUN_NOTE, description)
         return found
+
+    def create_run(self, experiment: str, name: str, tags: Mapping[str, object], description: str = "") -> str:
+        """Create a run in an experiment, with all its tags at once, and return its id."""
+        texts = {key: _text(value) for key, value in tags.items()}
+        experiment_id = self.experiment_id(experiment, description)
+        return self.client.create_run(experiment_id, tags=texts, run_name=name).info.run_id
 
     def experiments(self) -> list[str]:
         """Return the names of the experiments, sorted."""
@@ -201,10 +214,16 @@ class Store:
         else:
             self.client.set_terminated(run_id, status)
 
-    def end_dead_runs(self, experiment: str) -> None:
-        """End as KILLED the runs whose process on this machine is gone: a killed process cannot do so itself."""
+    def is_held(self, run_id: str, lease: Lease) -> bool:
+        """Whether a run is in progress under a lease; not any more where another process took the run over."""
+        run = self.record(run_id)
+        held = Lease.read(run.tags)
+        return run.status == "RUNNING" and held is not None and held.key == lease.key
+
+    def end_dead_runs(self, experiment: str, watch: Watch) -> None:
+        """End as KILLED the runs whose process is gone, which a killed process cannot do itself; not trials."""
         for run in self.runs(experiment, "RUNNING"):
-            if process_state(run.tags.get("process", "")) == "gone":
+            if run.parent is None and watch.gone(run.run_id, run.tags):
                 self.set_status(run.run_id, "KILLED")
 
 
@@ -216,6 +235,7 @@ def _record(run: mlflow.entities.Run, experiment: str) -> RunRecord:
         run.info.run_name,
         run.info.status,
         datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        run.info.end_time and (run.info.end_time - run.info.start_time) / 1000,
         tags.get(MLFLOW_PARENT_RUN_ID),
         tags,
         run.data.params,

@@ -108,6 +108,11 @@ class StudyRecord:
     best: Mapping[str, Any] | None
     """Parameters of the completed trial that is best in the first objective."""
 
+    @property
+    def ended(self) -> int:
+        """The number of trials that have been run to whatever end."""
+        return int(self.trials["state"].isin(["complete", "pruned", "fail"]).sum())
+
     def is_complete(self, trials: int) -> bool:
         """Whether so many trials have been run, and none is running or waiting."""
         states = list(self.trials["state"])
@@ -166,7 +171,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
     names = study.user_attrs["objectives"]
     rows = []
     for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
-        attributes = {k: v for k, v in trial.user_attrs.items() if k not in ("process", "started", "retry")}
+        attributes = {k: v for k, v in trial.user_attrs.items() if k != "retry"}
         lost = attributes.pop("lost", False)
         rows.append(
             {"number": trial.number, "state": "lost" if lost else trial.state.name.lower()}

@@ -15,7 +15,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import yaml
-from filelock import FileLock
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from optuna.distributions import BaseDistribution
 from optuna.distributions import CategoricalDistribution as CategoricalDistribution
@@ -25,10 +24,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
 from skdcgn.runs.identity import Identity
-from skdcgn.runs.lifecycle import identity_tags
+from skdcgn.runs.leases import Heartbeat, Lease, Watch
+from skdcgn.runs.lifecycle import Terminal, identity_tags
 from skdcgn.runs.loop import Diverged
-from skdcgn.runs.provenance import process_state, provenance, this_process
-from skdcgn.runs.run import Run
+from skdcgn.runs.provenance import provenance
+from skdcgn.runs.run import Busy, Run
 from skdcgn.runs.search.studies import Direction, best_trial, find_study, study_storage, table
 from skdcgn.runs.store import RunRecord, Store
 
@@ -60,8 +60,6 @@ class SearchConfig:
     """What stops trials early: being below the median of the earlier ones at the same step, or nothing."""
     seed: int = 0
     """Of the sampler."""
-    dead_after: float = 60.0
-    """Minutes after which a trial of another machine that has not ended is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +119,12 @@ class Sweep:
             InputError: a study of this name searches something else, or with other code.
         """
         self.definition = definition
-        self._store, self._search = store, search
-        # No tag `process`: a study outlives each of its workers, and a dead trial is to be retried rather than ended.
-        self._tags = {key: value for key, value in provenance().items() if key != "process"}
-        self._tags |= {MLFLOW_RUN_NOTE: definition.description, **definition.tags}
-        # One worker of a machine at a time opens the study, looks for dead ones, and takes a trial: two would take
-        # the same. Across machines, where no lock reaches, a waiting trial taken twice costs its time only.
-        self._lock = FileLock(store.folder / f".{definition.experiment}.lock")
-        with self._lock:
+        self.store, self._search = store, search
+        self._watch = Watch()
+        self._tags = {**provenance(), MLFLOW_RUN_NOTE: definition.description, **definition.tags}
+        # Workers that share the store's folder take turns opening the study, looking for dead ones, and taking a trial.
+        # Elsewhere, where no lock reaches, a waiting trial taken twice costs its time only.
+        with store.lock():
             self._storage = study_storage(store, definition.experiment, definition.description)
             found = find_study(store, definition.experiment, definition.name)
             self.run = Run(store, self._create() if found is None else found.run_id)
@@ -143,52 +139,63 @@ class Sweep:
         """Create the study with its first trials waiting; return the id of its run."""
         definition, directions = self.definition, list(self.definition.directions.values())
         study = optuna.create_study(study_name=definition.name, storage=self._storage, directions=directions)
-        self._store.set_tags(study._study_id, identity_tags(definition.identity))  # MLflow calls studies by their runs
+        self.store.set_status(study._study_id, "SCHEDULED")  # a study outlives each of its workers: none is at it
+        self.store.set_tags(study._study_id, identity_tags(definition.identity))  # MLflow calls studies by their runs
         study.set_user_attr("objectives", list(definition.directions))
         for params in definition.first:
             study.enqueue_trial(dict(params))
         self._storage.flush_all_batches()
         return study._study_id
 
-    def work(self, objective: Objective, say: Callable[[str], object] | None = None) -> bool:
+    def work(self, objective: Objective, terminal: Terminal) -> bool:
         """Run trials until every one of the study has been run, or is being run by another worker.
 
         Args:
             objective: trains with some parameters and returns the objectives. It gets the trial's run to log to,
                 and what to report to at its evaluations (None with several objectives).
-            say: told of every trial's end.
+            terminal: where the trials are run; told of every trial's end.
 
         Returns:
             Whether the study is complete: False while other workers are still at it.
         """
-        self._store.set_status(self.run.run_id, "RUNNING")
-        while (trial := self._next()) is not None:
-            line = self._try(trial, objective)
-            if say is not None:
-                say(line)
-        with self._lock:
-            self._retry_lost_trials()
-            return not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        while self.step(objective, terminal):
+            pass
+        return self.other() is None
 
-    def _next(self) -> optuna.Trial | None:
+    def step(self, objective: Objective, terminal: Terminal) -> bool:
+        """Run one trial, see `work`; return whether there was one to run."""
+        taken = self._next()
+        if taken is not None:
+            terminal.say(self._try(*taken, objective, terminal))
+        return taken is not None
+
+    def other(self) -> RunRecord | None:
+        """Return the run of a trial that another worker is at, if there is one."""
+        with self.store.lock():
+            self._retry_lost_trials()
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self.store.record(running[0]._trial_id) if running else None
+
+    def _next(self) -> tuple[optuna.Trial, Lease] | None:
         """Take a trial that waits, or else a new one, if the study wants more."""
-        with self._lock:
+        with self.store.lock():
             self._retry_lost_trials()
             trials = self.study.get_trials(deepcopy=False)
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            if not waiting and sum("lost" not in trial.user_attrs for trial in trials) >= self._search.trials:
+            number = sum("lost" not in trial.user_attrs for trial in trials)
+            if not waiting and number >= self._search.trials:
                 return None
-            self.study.sampler = _sampler(self._search, len(trials))
-            trial = self.study.ask(dict(self.definition.space))
-            process = {"process": this_process(), "started": time.time()}
-            for key, value in {**process, **self.definition.attributes}.items():
+            self.study.sampler = _sampler(self._search, number)
+            trial, lease = self.study.ask(dict(self.definition.space)), Lease.take()
+            self.store.set_tags(trial._trial_id, lease.tags)  # MLflow's storage calls trials by their runs
+            for key, value in self.definition.attributes.items():
                 trial.set_user_attr(key, value)
             self._storage.flush_all_batches()
-            return trial
+            return trial, lease
 
-    def _try(self, trial: optuna.Trial, objective: Objective) -> str:
+    def _try(self, trial: optuna.Trial, lease: Lease, objective: Objective, terminal: Terminal) -> str:
         """Run one trial to whatever end, and tell that in a line."""
-        run = Run(self._store, trial._trial_id)  # MLflow's storage calls trials by their runs
+        run = Run(self.store, trial._trial_id, lease)
         name = f"{self.definition.name}: trial {trial.number}"
         run.set_tags({**self._tags, MLFLOW_RUN_NAME: name, "kind": "trial", "trial": trial.number})
         start = time.perf_counter()
@@ -200,17 +207,21 @@ class Sweep:
 
         values = None
         try:
-            values = list(objective(run, trial.params, report if len(self.definition.directions) == 1 else None))
+            with Heartbeat(self.store, run.run_id, lease) as heartbeat, terminal.output(run):
+                run.attend(terminal.interruption, heartbeat)
+                values = list(objective(run, trial.params, report if len(self.definition.directions) == 1 else None))
             state = TrialState.COMPLETE
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         except Diverged as error:  # a property of these parameters: not tried again
             state = TrialState.FAIL
             run.set_tags({"error": str(error)[:500]})
+        except Busy:  # taken for dead: another worker has put the trial back
+            raise
         except BaseException as error:
             run.flush()
             run.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
-            with self._lock:
+            with self.store.lock():
                 self._retry(self._storage.get_trial(trial._trial_id))
             raise
         run.flush()
@@ -224,10 +235,7 @@ class Sweep:
     def _retry_lost_trials(self) -> None:
         """Have the trials run again whose process has died: a killed process cannot do so itself."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            process, started = trial.user_attrs.get("process"), trial.user_attrs.get("started")
-            state = process_state(process) if process else "elsewhere"
-            minutes = (time.time() - (started or trial.datetime_start.timestamp())) / 60
-            if state == "gone" or (state == "elsewhere" and minutes > self._search.dead_after):
+            if self._watch.gone(trial._trial_id, self.store.record(trial._trial_id).tags):
                 self._retry(trial)
 
     def _retry(self, trial: FrozenTrial) -> None:
@@ -239,7 +247,7 @@ class Sweep:
             self._storage.set_trial_user_attr(trial._trial_id, "lost", True)
         self._storage.flush_all_batches()
         self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        run = Run(self._store, trial._trial_id)
+        run = Run(self.store, trial._trial_id)
         run.set_tags({"state": "lost" if retry <= _RETRIES else "fail"})
         run.checkpoint.unlink(missing_ok=True)
 
@@ -262,7 +270,7 @@ class Sweep:
     def end(self) -> None:
         """Mark the study's run as finished; it can be gone on with nevertheless."""
         self._storage.flush_all_batches()
-        self._store.set_status(self.run.run_id, "FINISHED")
+        self.store.set_status(self.run.run_id, "FINISHED")
 
 
 def _sampler(search: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
