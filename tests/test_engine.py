@@ -1,6 +1,7 @@
 """The engine: tasks on workers, what is skipped, fails, waits and is taken over; progress; Ctrl-C."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -210,6 +211,8 @@ def test_the_line_says_how_far_the_work_is(monkeypatch: pytest.MonkeyPatch) -> N
     first, second, third, fourth = stage(*(walk(seed, seconds=60.0) for seed in range(4))).tasks
     progress.add([first, second, third, fourth], {fourth.key})
     assert progress.seconds_left() == 90.0
+    for task in (first, second):
+        progress.event(task, {"begun": task.key})
     progress.event(first, {"started": "a run"})
     progress.event(second, {"started": "another"})
     line = progress.line()
@@ -219,6 +222,7 @@ def test_the_line_says_how_far_the_work_is(monkeypatch: pytest.MonkeyPatch) -> N
     progress.ended(second, "not run")
     assert progress.line().startswith("1 of 4 runs done, 0 running, 1 failed, 1 cannot run, 1 to do; 00:00 so far")
     assert out.getvalue() == "walks: walk 0: failed: too far\n"
+    assert re.fullmatch(r"00:00 on 2 workers, which were busy \d+\.\d% of the time", progress.busy())
     progress.event(third, {"said": "walks: walk 2: resuming at step 4 (run 1)"})
     assert "resuming at step 4" in out.getvalue()
     lines = out.getvalue().count("\n")

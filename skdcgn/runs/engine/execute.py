@@ -71,6 +71,8 @@ class Driver:
                     self._stop(interruption.signum)
         finally:
             self._progress.close()
+            if self._futures:
+                self._progress.say(self._progress.busy())
             self._client.cancel(list(self._futures.values()))
         return self.outcome
 

@@ -23,6 +23,8 @@ class Progress:
         self._tasks: dict[str, Task] = {}
         self._left: dict[str, Task] = {}
         self._failed = self._not_run = 0
+        self._begun: dict[str, float] = {}
+        self._busy = 0.0
         self._start = self._shown = time.monotonic()
         self._bar = tqdm(
             bar_format="{desc}", file=self._stream, leave=False, disable=not self._stream.isatty(), total=0
@@ -35,23 +37,33 @@ class Progress:
 
     def event(self, task: Task, event: Mapping[str, str]) -> None:
         """Take in what a worker tells of a task."""
-        if "started" in event:
+        if "begun" in event:
+            self._begun[task.key] = time.monotonic()
+        elif "started" in event:
             self.running[task.key] = (task, time.monotonic())
         elif "said" in event:
             self.say(event["said"])
         elif "waiting" in event:
+            self._begun.pop(task.key, None)  # its worker goes on with others
             self.say(f"{event['waiting']}: going on with other runs meanwhile.")
 
     def ended(self, task: Task, status: str = "", reason: str = "") -> None:
         """Take in how a task has ended: well, `failed` or `not run`."""
         if task.key in self.running and not status:
             self._durations.note(task, time.monotonic() - self.running[task.key][1])
+        self._busy += time.monotonic() - self._begun.pop(task.key, time.monotonic())
         self.running.pop(task.key, None)
         self._left.pop(task.key, None)
         self._failed += status == "failed"
         self._not_run += status == "not run"
         if status == "failed":
             self.say(f"{task}: failed: {reason}")
+
+    def busy(self) -> str:
+        """Say how long the work took, and how much of that time the workers had something to do."""
+        elapsed = time.monotonic() - self._start
+        share = min(1.0, self._busy / (elapsed * self._workers))
+        return f"{tqdm.format_interval(elapsed)} on {self._workers} workers, which were busy {share:.1%} of the time"
 
     def say(self, message: str) -> None:
         """Write a line of its own."""

@@ -154,6 +154,7 @@ def perform(task: Task, driver: str, uri: str, needs: Mapping[str, str]) -> str:
         store = open_store(uri)
         log = _Log(task, driver, store)
         log.asked.check()
+        log.tell(begun=task.key)
         found = {name: store.record(run_id) for name, run_id in needs.items()}
         return task.perform(store, found, log).run_id
     except InputError as error:
