@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 from traitlets.config import Config as TraitletsConfig
 
-from analysis.frame.style import OUTPUT_VARIABLE
+from analysis.frame.output import OUTPUT_VARIABLE
 from analysis.frame.view import View
 from skdcgn import cli
 from skdcgn.errors import InputError
