@@ -16,6 +16,7 @@ from PIL import Image
 from record import add
 
 from analysis.frame import caption, judge, style, table, view
+from analysis.frame.output import OUTPUT_VARIABLE
 from analysis.frame.table import Quantity
 from analysis.frame.view import View
 from skdcgn.errors import InputError
@@ -422,7 +423,7 @@ def test_small_copies_are_small(tmp_path: Path) -> None:
 
 
 def test_a_shown_figure_names_its_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(style.OUTPUT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path))
     sheet = style.sheet([style.Block({"row": torch.zeros(2, 1, 4, 4)}, {})], 'A "title"', "A caption")
     few = style.show({"few": style.cite(sheet, ["a" * 32, "b" * 32, "a" * 32])}).data
     assert '<figure id="few">' in few

@@ -1,6 +1,7 @@
 """From a run store to every figure of the gallery, and to the report that the notebooks make."""
 
 import ast
+import html
 import itertools
 import re
 import shutil
@@ -175,6 +176,20 @@ def test_a_failing_cell_is_named_and_the_old_report_stays(filled: tuple[Store, d
         render.render(render.Config(filled[0].uri, report.parent), [broken])
     assert report.read_text() == "the old one"
     assert [path.name for path in report.parent.iterdir()] == ["report.html"]
+
+
+def test_notebooks_of_one_kernel_see_nothing_of_each_other(
+    filled: tuple[Store, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "_KERNELS", 1)
+    paths = [tmp_path / "first.ipynb", tmp_path / "second.ipynb"]
+    shown = "import os\nprint(f'process {os.getpid()}:', sorted({'mine', 'os'} & {*globals()}))"
+    for path, code in zip(paths, ("mine = 1\n" + shown, shown), strict=True):
+        nbformat.write(new_notebook(cells=[new_markdown_cell(f"# {path.stem}"), new_code_cell(code)]), path)
+    page = render.render(render.Config(filled[0].uri, tmp_path / "output"), paths).read_text()
+    said = re.findall(r"process (\d+): (.*)", html.unescape(page))
+    assert [names for _, names in said] == ["['mine', 'os']", "['os']"]
+    assert len({process for process, _ in said}) == 1
 
 
 def test_the_analysis_knows_neither_mlflow_nor_scripts_nor_optuna() -> None:

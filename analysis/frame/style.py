@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,14 +18,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from analysis.frame.output import output_folder
 from skdcgn.files import atomic_path
 from skdcgn.images import PADDING, grid
 from skdcgn.measure.statistics import Interval, mean_interval
 
 PALETTE = seaborn.color_palette("colorblind")
-
-OUTPUT_VARIABLE = "SKDCGN_ANALYSIS_OUTPUT"
-"""Environment variable that names the folder for figures and tables; `render` sets it for the notebooks."""
 
 _STYLE = {
     **seaborn.axes_style("whitegrid"),
@@ -210,11 +207,6 @@ def write_interval(interval: Interval, form: str = ".3g", scale: float = 1.0) ->
     """Write a mean over seeds with its 95 % Student-t interval and n; the value alone where n = 1."""
     mean, low, high = (format(value * scale, form) for value in interval[:3])
     return f"{mean}, n=1" if interval.n == 1 else f"{mean} [{low}, {high}], n={interval.n}"
-
-
-def output_folder() -> Path:
-    """Return the folder that figures and tables are written to."""
-    return Path(os.environ.get(OUTPUT_VARIABLE) or Path(__file__).parents[1] / "output")
 
 
 def save(figure: Figure, name: str, folder: Path | None = None) -> Path:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import pandas as pd
 
 from analysis.frame import style, view
+from analysis.frame.output import output_folder
 from skdcgn.files import atomic_path
 from skdcgn.measure.statistics import mean_interval
 
@@ -123,7 +124,7 @@ class Listing:
 
     def save(self, name: str, folder: Path | None = None) -> Self:
         """Write `tables/<name>.csv` (every cell with its numbers in full) and `.tex`; return the table."""
-        folder = (folder or style.output_folder()) / "tables"
+        folder = (folder or output_folder()) / "tables"
         with atomic_path(folder / f"{name}.csv") as temporary:
             self.cells.to_csv(temporary, index=False, float_format="%.8g")
         with atomic_path(folder / f"{name}.tex") as temporary:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 import pandas as pd
-import torch
 
-from analysis import ablation_losses, mnist_kd, sweeps, table1_shape_im
+from analysis import ablation_losses, sweeps, table1_shape_im
 from analysis.ablation_losses import ABLATION, CONVERGENCE, PAIRING
 from analysis.frame import caption
 from analysis.frame.judge import Finding, Side, difference, found, judge, paired, resting_on
@@ -17,7 +16,7 @@ from analysis.frame.view import View, steps, values, where
 from analysis.report import paper
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
-from skdcgn.tinygan.networks import PUBLISHED_IMAGENET, TinyGANGenerator
+from skdcgn.tinygan.networks import PUBLISHED_IMAGENET, PUBLISHED_MNIST, TinyGANGenerator
 
 Prediction = Callable[[View], Iterable[Finding]]
 """Asks a store; says what its runs say."""
@@ -110,9 +109,8 @@ def _from_images(source: str, other: str, bound: float = 0.0) -> Prediction:
 
 def _lightweight(view: View) -> list[Finding]:
     """Parameters are counted: for the published students from their architecture, whatever was trained."""
-    published = mnist_kd.published_size()["final/parameters"]
-    with torch.device("meta"):
-        imagenet = cost.parameters(TinyGANGenerator(PUBLISHED_IMAGENET))
+    architectures = (PUBLISHED_MNIST, PUBLISHED_IMAGENET)
+    published, imagenet = (cost.parameters(TinyGANGenerator(architecture)) for architecture in architectures)
     shown = [view.chosen("mnist_kd", mechanism=mechanism.value) for mechanism in Mechanism]
     if any(case.empty for case in shown):
         return [_missing(view, "sizes", "mnist_kd")]

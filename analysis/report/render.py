@@ -10,8 +10,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +26,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from nbformat.v4 import new_notebook
 from traitlets.config import Config as TraitletsConfig
 
-from analysis.frame.style import OUTPUT_VARIABLE
+from analysis.frame.output import OUTPUT_VARIABLE
 from analysis.frame.view import View
 from skdcgn import cli
 from skdcgn.errors import InputError
@@ -96,41 +99,59 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
 
 
 def _execute_all(notebooks: Sequence[Path], environment: Mapping[str, str]) -> dict[str, NotebookNode]:
-    """Run notebooks side by side, each in a kernel of its own; after a failure no further one is begun."""
-    with ThreadPoolExecutor(min(_KERNELS, os.cpu_count() or 1)) as pool:
-        futures = {path.stem: pool.submit(_execute, path, environment) for path in notebooks}
+    """Run notebooks in a few kernels side by side; after a failure no further one is begun."""
+    waiting = deque(notebooks)
+    kernels = min(_KERNELS, os.cpu_count() or 1, len(notebooks))
+    executed: dict[str, NotebookNode] = {}
+    with ThreadPoolExecutor(kernels) as pool:
+        workers = [pool.submit(_work, waiting, executed, environment) for _ in range(kernels)]
         try:
-            return {name: future.result() for name, future in futures.items()}
+            for worker in as_completed(workers):
+                worker.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            waiting.clear()
+    return {path.stem: executed[path.stem] for path in notebooks}
 
 
-def _execute(path: Path, environment: Mapping[str, str]) -> NotebookNode:
-    """Run a notebook in a kernel of this Python, in the caller's directory, and return it with its outputs."""
-    notebook = nbformat.read(path, as_version=4)
+def _work(waiting: deque[Path], executed: dict[str, NotebookNode], environment: Mapping[str, str]) -> None:
+    """Run waiting notebooks, one after another, in a kernel that keeps its imports: these take seconds."""
+    with _kernel(environment) as client:
+        while True:
+            try:
+                path = waiting.popleft()
+            except IndexError:  # also where another thread took the last one
+                return
+            client.nb = executed[path.stem] = nbformat.read(path, as_version=4)
+            client.kc.execute("%reset -f", silent=True)  # no notebook sees what another one has defined
+            _execute_cells(client, path.name)
+
+
+@contextmanager
+def _kernel(environment: Mapping[str, str]) -> Iterator[NotebookClient]:
+    """Yield a client of a kernel of this Python, in the caller's directory."""
     with tempfile.TemporaryDirectory(prefix="skdcgn-") as sockets:
         manager = {"transport": "ipc", "ip": f"{sockets}/kernel"}  # no open ports
         client = NotebookClient(
-            notebook,
+            new_notebook(),
             timeout=_CELL_SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": str(Path.cwd())}},  # a relative store URI must mean the same there
+            shutdown_kernel="immediate",  # it holds nothing
             config=TraitletsConfig({"KernelManager": manager}),
         )
-        _execute_cells(client, path.name, environment)
-    return notebook
+        with client.setup_kernel(env=dict(environment)):
+            yield client
 
 
-def _execute_cells(client: NotebookClient, name: str, environment: Mapping[str, str]) -> None:
+def _execute_cells(client: NotebookClient, name: str) -> None:
     """Run the cells of a client's notebook in its kernel."""
-    with client.setup_kernel(env=dict(environment)):
-        for number, cell in enumerate(client.nb.cells, 1):
-            try:
-                client.execute_cell(cell, number - 1)
-            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-                reason = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
-                first_line = cell.source.strip().splitlines()[0]
-                raise InputError(f"notebook {name} fails in cell {number} (`{first_line}`): {reason.strip()}") from None
+    for number, cell in enumerate(client.nb.cells, 1):
+        try:
+            client.execute_cell(cell, number - 1)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            reason = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+            first_line = cell.source.strip().splitlines()[0]
+            raise InputError(f"notebook {name} fails in cell {number} (`{first_line}`): {reason.strip()}") from None
 
 
 def _place(path: Path) -> tuple[int, str]:
