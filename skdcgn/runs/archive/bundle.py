@@ -139,7 +139,7 @@ class Writer:
         self._write_json(_MANIFEST, content)
 
     def _write_json(self, name: str, content: Mapping[str, object]) -> None:
-        text = json.dumps(content, sort_keys=True).encode()
+        text = json.dumps(content).encode()  # in the store's order: that of a trial's tags orders its parameters
         if len(text) > _MAX_JSON:
             raise InputError(f"{name} cannot be archived: it takes {format_size(len(text))}.")
         self._write(name, io.BytesIO(text))
