@@ -34,8 +34,9 @@ from experiments.presets import CGNS
 from skdcgn.errors import InputError
 from skdcgn.recipes.sources import load_source
 from skdcgn.runs.archive import bundle
-from skdcgn.runs.archive.bundle import ORIGIN
-from skdcgn.runs.archive.transfer import IMPORTING, ORIGIN_STORE, export_runs, import_runs
+from skdcgn.runs.archive.bundle import IMPORTING, ORIGIN, ORIGIN_STORE
+from skdcgn.runs.archive.exports import _address, export_runs
+from skdcgn.runs.archive.imports import import_runs
 from skdcgn.runs.lifecycle import state_of
 from skdcgn.runs.run import Run
 from skdcgn.runs.search.studies import StudyRecord, load_study
@@ -205,8 +206,6 @@ def test_imported_runs_say_where_they_come_from_and_have_their_files_here(
 
 
 def test_a_store_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skdcgn.runs.archive.transfer import _address
-
     monkeypatch.setattr(socket, "gethostname", lambda: "machine")
     assert _address(Store("http://user:secret@host:5000/a")) == "http://host:5000/a on machine"
 
@@ -331,6 +330,17 @@ def test_an_import_catches_up_with_a_run_that_has_finished_since(make: Make, fre
     assert content(store) == content(one)
 
 
+def test_a_run_that_was_resumed_elsewhere_comes_back_finished(make: Make, fresh: MakeStore, tmp_path: Path) -> None:
+    one, other = make([]), fresh()
+    add(one, [student(0)], "KILLED")
+    import_runs(other, [exported(one, tmp_path, "there", unfinished=True)])
+    other.set_status(other.runs("mnist_kd")[0].run_id, "FINISHED")
+    import_runs(one, [exported(other, tmp_path, "back")])
+    (run,) = one.runs("mnist_kd")
+    assert (run.status, run.tags[ORIGIN]) == ("FINISHED", run.run_id)
+    assert import_runs(one, [tmp_path / "there.zip", tmp_path / "back.zip"]).imported.total() == 0
+
+
 # --- studies --------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +375,37 @@ def test_a_study_can_be_read_and_gone_on_with(store: Store, fresh: MakeStore, tm
     same_study(load_study(store, "sweep", "study"), load_study(other, "sweep", "study"))
 
 
+def ran(store: Store, trials: int) -> None:
+    sweep = open_sweep(store, trials=trials)
+    sweep.work(objective)
+    sweep.end()
+
+
+def test_a_study_that_went_on_brings_its_new_trials(store: Store, fresh: MakeStore, tmp_path: Path) -> None:
+    other = fresh()
+    for trials in (3, 5):
+        ran(store, trials)
+        trials_there = load_study(store, "sweep", "study").trials
+        Run(store, open_sweep(store).run.run_id).log_file("trials.csv", trials_there.to_csv)
+        path = exported(store, tmp_path, f"{trials}")
+        import_runs(other, [path])
+        assert content(other) == content(store)
+        assert import_runs(other, [path]).imported.total() == 0
+
+
+def test_a_study_that_went_on_in_two_stores_is_not_mixed(store: Store, fresh: MakeStore, tmp_path: Path) -> None:
+    other = fresh()
+    ran(store, 3)
+    import_runs(other, [exported(store, tmp_path, "begun")])
+    ran(store, 4)
+    ran(other, 5)
+    before = content(other)
+    summary = import_runs(other, [exported(store, tmp_path, "went on")])
+    assert (summary.imported.total(), summary.there.total(), summary.twins.total()) == (0, 4, 1)
+    assert content(other) == before
+    assert load_study(other, "sweep", "study").trials["number"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_trials_follow_their_study(store: Store, fresh: MakeStore, tmp_path: Path) -> None:
     """A study made on two machines stays one with its own trials; one that has not finished is not exported."""
     sweep = open_sweep(store)
@@ -373,9 +414,7 @@ def test_trials_follow_their_study(store: Store, fresh: MakeStore, tmp_path: Pat
         exported(store, tmp_path, "nothing")
     sweep.end()
     twin = fresh()
-    other = open_sweep(twin, trials=4)
-    other.work(objective)
-    other.end()
+    ran(twin, 4)
     summary = import_runs(store, [exported(twin, tmp_path)])
     assert (summary.imported.total(), summary.twins.total()) == (0, 5)
     assert len(load_study(store, "sweep", "study").trials) == 3

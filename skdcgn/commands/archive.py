@@ -17,7 +17,8 @@ from tyro.conf import Positional, subcommand
 
 from skdcgn.errors import InputError
 from skdcgn.files import format_size
-from skdcgn.runs.archive.transfer import export_runs, import_runs
+from skdcgn.runs.archive.exports import export_runs
+from skdcgn.runs.archive.imports import import_runs
 from skdcgn.runs.store import open_store
 
 

@@ -29,6 +29,10 @@ FORMAT = "skdcgn archive of runs"
 VERSION = 1
 ORIGIN = "origin_run"
 """Tag of the id that a run had in the store that made it."""
+ORIGIN_STORE = "origin_store"
+"""Tag of that store and its machine."""
+IMPORTING = "importing"
+"""Tag of a run that is not there in full yet."""
 
 _PARENT = "mlflow.parentRunId"
 _MANIFEST = "manifest.json"
@@ -169,7 +173,7 @@ def write_archive(path: Path) -> Iterator[Writer]:
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
             yield Writer(file)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}).") from None
+        raise InputError(f"{path} cannot be written ({error}): give another place, or make room.") from None
 
 
 # --- reading

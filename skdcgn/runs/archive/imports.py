@@ -1,4 +1,4 @@
-"""From a run store into an archive, and from archives into a run store.
+"""From archives into a run store.
 
 A run is known again by its origin: the id that it had in the store that made it, which an imported run has as a tag.
 MLflow gives imported runs new ids. Where tags, params and texts that runs kept name runs by their ids, they are given
@@ -8,143 +8,30 @@ the new ones.
 import contextlib
 import re
 import shutil
-import socket
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from tqdm import tqdm
 
 from skdcgn.errors import InputError
 from skdcgn.files import format_size
-from skdcgn.runs.archive.bundle import ORIGIN, Archive, DataInput, RunEntry, open_archive, write_archive
+from skdcgn.runs.archive.bundle import IMPORTING, ORIGIN, Archive, DataInput, RunEntry, open_archive
+from skdcgn.runs.archive.exports import is_local, root_of, sentences
 from skdcgn.runs.store import RunRecord, Store
-
-ORIGIN_STORE = "origin_store"
-"""Tag of the store that made a run, and its machine."""
-IMPORTING = "importing"
-"""Tag of a run that is not there in full yet."""
 
 _METRICS, _OTHERS = 1000, 100  # what MLflow takes in one call
 _TEXTS = (".csv", ".json", ".txt", ".yaml")
 _RUN_ID = re.compile(b"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
-_RANKS = {"SCHEDULED": 0, "RUNNING": 1, "KILLED": 2, "FAILED": 2, "FINISHED": 3}
+_RANKS = {"SCHEDULED": 0, "RUNNING": 1, "KILLED": 2, "FAILED": 2}
 
 Item = TypeVar("Item")
-
-
-# --- export
-
-
-def export_runs(store: Store, path: Path, experiments: Sequence[str] = (), unfinished: bool = False) -> Counter[str]:
-    """Write runs into an archive.
-
-    Runs that belong to another one, such as the trials of a study, go with it, however they ended.
-
-    Args:
-        store: whose runs.
-        path: of the archive.
-        experiments: their names; all of the store by default.
-        unfinished: whether to take runs that have not finished too.
-
-    Returns:
-        The number of runs of each experiment.
-
-    Raises:
-        InputError: there is nothing to export, not all can be read, or the archive cannot be written.
-    """
-    known = store.experiments()
-    for name in experiments:
-        if name not in known:
-            raise InputError(f"the store {store.uri} has no experiment {name!r}: choose from {', '.join(known)}.")
-    chosen = {name: _whole(store.runs(name), unfinished) for name in sorted({*experiments} or known)}
-    chosen = {name: runs for name, runs in chosen.items() if runs}
-    if not chosen:
-        kind = "" if unfinished else "finished "
-        raise InputError(f"the store {store.uri} has no {kind}run to export: check MLFLOW_TRACKING_URI.")
-    tags = {name: _experiment_tags(store, name) for name in chosen}
-    with write_archive(path) as writer, _sentences(store):
-        for run in tqdm([run for runs in chosen.values() for run in runs], desc="exporting", unit="run"):
-            with tempfile.TemporaryDirectory() as folder:
-                if store.files(run.run_id):
-                    store.client.download_artifacts(run.run_id, "", folder)
-                writer.add(_entry(store, run), Path(folder))
-        writer.finish(tags)
-    return Counter({name: len(runs) for name, runs in chosen.items()})
-
-
-def _whole(runs: Sequence[RunRecord], unfinished: bool) -> list[RunRecord]:
-    """Return the runs to export, ordered by their ids; of those that belong to another one, that one decides."""
-    by_id = {run.run_id: run for run in runs if IMPORTING not in run.tags}
-    chosen = [run for run in by_id.values() if unfinished or by_id[_root(run.run_id, by_id)].status == "FINISHED"]
-    return sorted(chosen, key=lambda run: run.run_id)
-
-
-def _entry(store: Store, record: RunRecord) -> RunEntry:
-    run = store.client.get_run(record.run_id)
-    metrics = {}
-    for key in run.data.metrics:
-        logged = store.client.get_metric_history(record.run_id, key)
-        metrics[key] = sorted((each.step, each.timestamp, each.value) for each in logged)
-    inputs = [
-        DataInput(
-            name=each.dataset.name,
-            digest=each.dataset.digest,
-            source_type=each.dataset.source_type,
-            source=each.dataset.source,
-            description=each.dataset.schema,
-            profile=each.dataset.profile,
-            tags={tag.key: tag.value for tag in each.tags},
-        )
-        for each in run.inputs.dataset_inputs
-    ]
-    return RunEntry(
-        run_id=record.run_id,
-        experiment=record.experiment,
-        status=run.info.status,
-        start_time=run.info.start_time,
-        end_time=run.info.end_time,
-        tags={ORIGIN: record.run_id, ORIGIN_STORE: _address(store), **run.data.tags},
-        params=run.data.params,
-        metrics=metrics,
-        inputs=sorted(inputs, key=lambda each: (each.name, each.digest)),
-    )
-
-
-def _experiment_tags(store: Store, name: str) -> dict[str, str]:
-    """Return the tags of an experiment, once it is clear that what its runs kept can be read."""
-    experiment = store.client.get_experiment_by_name(name)
-    if _is_local(store):
-        place = Path(local_file_uri_to_path(experiment.artifact_location))
-        if not place.exists() and store.folder.resolve() not in place.parents:
-            raise InputError(
-                f"what the runs of {name} kept is looked for in {place}, where nothing is: the store was moved, and "
-                "mlruns/README.md says how to mend that."
-            )
-    return experiment.tags
-
-
-def _is_local(store: Store) -> bool:
-    return store.uri.startswith("sqlite:///")
-
-
-def _address(store: Store) -> str:
-    """Name a store and this machine, without the password that an address may have."""
-    parts = urlsplit(store.uri)
-    address = store.uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if parts.netloc else store.uri
-    return f"{address} on {socket.gethostname()}"
-
-
-# --- import
 
 
 @dataclass
@@ -182,12 +69,12 @@ def import_runs(store: Store, paths: Sequence[Path]) -> Summary:
     with contextlib.ExitStack() as stack:
         archives = [stack.enter_context(open_archive(path)) for path in paths]
         size = sum(archive.size for archive in archives)
-        if _is_local(store) and size > (free := shutil.disk_usage(store.folder).free):
+        if is_local(store) and size > (free := shutil.disk_usage(store.folder).free):
             wanted = f"{format_size(size)} of room in {store.folder}, where {format_size(free)} are free"
             raise InputError(f"the import takes up to {wanted}: make room, or set MLFLOW_TRACKING_URI.")
         summary = Summary()
         stack.enter_context(FileLock(store.folder / ".import.lock"))  # two imports would each add the same run
-        stack.enter_context(_sentences(store))
+        stack.enter_context(sentences(store))
         for archive in archives:
             _Import(store, archive, summary).carry_out()
         return summary
@@ -201,10 +88,16 @@ class _Import:
         self._there: dict[str, RunRecord] = {}  # by origin
         self._results: dict[tuple[str, str], RunRecord] = {}  # by experiment and identity: finished, not of the archive
         self._ids: dict[str, str] = {}  # that runs have elsewhere, to those that they have here
+        self._parts: dict[str | None, set[str]] = {}  # by id of a run: origins of those that belong to it
+        self._given: dict[str | None, set[str]] = {}  # the same of the archive
+        self._roots = {run_id: archive.runs[root_of(run_id, archive.runs)] for run_id in archive.runs}
+        for given in archive.runs.values():
+            self._given.setdefault(given.parent, set()).add(given.origin)
         origins = {run.origin for run in archive.runs.values()}
         for run in (run for experiment in store.experiments() for run in store.runs(experiment)):
             origin = run.tags.get(ORIGIN, run.run_id)
             self._there[origin], self._ids[origin] = run, run.run_id
+            self._parts.setdefault(run.parent, set()).add(origin)
             if run.status == "FINISHED" and run.parent is None and "identity" in run.tags and origin not in origins:
                 self._results.setdefault((run.experiment, run.tags["identity"]), run)
 
@@ -220,15 +113,16 @@ class _Import:
 
     def _target(self, run: RunEntry) -> str | None:
         """Return the id of the run to fill, begun where it is not there; None where there is nothing to do."""
-        there = self._there.get(run.origin)
-        if there is not None and not _is_behind(there, run):
+        there, root = self._there.get(run.origin), self._roots[run.run_id]
+        more = self._more(root)
+        if there is not None and not _is_behind(there, run) and not (run is root and more):
             self._ids[run.run_id] = there.run_id
             self._summary.there[run.experiment] += 1
             return None
-        root = self._archive.runs[_root(run.run_id, self._archive.runs)]
         twin = self._results.get((root.experiment, root.tags.get("identity", "")))
-        if twin is not None:
-            self._ids[root.origin] = self._ids[root.run_id] = twin.run_id
+        if twin is not None or more is None:
+            if twin is not None:
+                self._ids[root.origin] = self._ids[root.run_id] = twin.run_id
             self._summary.twins[run.experiment] += 1
             return None
         if there is None:
@@ -242,6 +136,15 @@ class _Import:
                 self._store.client.delete_tag(target, tag)
         self._ids[run.origin] = self._ids[run.run_id] = target
         return target
+
+    def _more(self, root: RunEntry) -> bool | None:
+        """Whether the archive has more runs that belong to one that is there; None where each side has some of its own.
+
+        A study that went on in two stores would otherwise have two trials of each number.
+        """
+        there, given = self._there.get(root.origin), self._given.get(root.run_id, set())
+        here = self._parts.get(there.run_id, set()) if there else set()
+        return given > here if given >= here else None
 
     def _experiment(self, run: RunEntry) -> str:
         """Return the id of a run's experiment, with the tags that it lacks."""
@@ -294,17 +197,12 @@ class _Import:
         return self._ids.get(found[0].decode(), found[0].decode()).encode()
 
 
-def _root(run_id: str, runs: Mapping[str, RunRecord] | Mapping[str, RunEntry]) -> str:
-    """Return the id of the run that a run belongs to in the end; its own where that is not among the runs."""
-    above = [run_id]
-    while (parent := runs[above[-1]].parent) in runs and parent not in above:
-        above.append(parent)
-    return above[-1]
-
-
 def _is_behind(there: RunRecord, run: RunEntry) -> bool:
     """Whether a run of the store was not imported in full, or before it got as far as the archive's."""
-    return IMPORTING in there.tags or (ORIGIN in there.tags and _RANKS[there.status] < _RANKS[_status(run)])
+    if IMPORTING in there.tags or there.status == "FINISHED":
+        return IMPORTING in there.tags
+    imported_part = ORIGIN in there.tags and run.parent is not None
+    return run.status == "FINISHED" or (imported_part and _RANKS[there.status] < _RANKS[run.status])
 
 
 def _status(run: RunEntry) -> str:
@@ -324,13 +222,3 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 def _runs(counts: Counter[str]) -> str:
     return f"{counts.total()} run{'s' * (counts.total() != 1)}"
-
-
-@contextlib.contextmanager
-def _sentences(store: Store) -> Iterator[None]:
-    """Turn the errors of a store into one sentence."""
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the run store {store.uri} failed ({reason}): mend that, and start the same again.") from None
