@@ -13,6 +13,7 @@ COMMANDS = {
     "teacher-sets": "write stored teacher sets, or check them",
     "counterfactuals": "write a data set of counterfactual images",
     "train-cgn": "train an MNIST CGN and write its weights",
+    "archive": "move runs between stores: export or import an archive",
     "feature-network": "train the digit classifier behind the Fréchet distances on MNIST",
 }
 """Each is a module of `skdcgn.commands`, loaded only when it is called."""
