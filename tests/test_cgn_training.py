@@ -20,7 +20,7 @@ from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import train_cgn
 from skdcgn.data import weights
 from skdcgn.data.mnist import TensorSet, make_dataset
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.mechanisms import Mechanism, compose
 from skdcgn.randomness import seeded
@@ -178,7 +178,7 @@ def test_learning_rate_falls_after_a_fraction_of_the_steps(digits: TensorSet) ->
 
 def test_missing_vgg16_is_said(digits: TensorSet, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(name: str) -> None:
-        raise InputError(f"{name} is not at hand.")
+        raise Unavailable(f"{name} is not at hand.")
 
     monkeypatch.setattr(weights, "locate", nowhere)
     with pytest.warns(UserWarning, match="without a perceptual loss: vgg16 is not at hand"):

@@ -250,7 +250,7 @@ def test_download_goes_to_the_cache_once(no_data: Path, monkeypatch: pytest.Monk
 def test_damaged_mnist_is_told(no_data: Path, damage: bytes) -> None:
     write_mnist(no_data)
     (no_data / "MNIST" / "raw" / "t10k-images-idx3-ubyte").write_bytes(damage)
-    with pytest.raises(InputError, match=r"MNIST/raw cannot be read \(.+\): replace"):
+    with pytest.raises(InputError, match=r"MNIST/raw/t10k-images-idx3-ubyte cannot be read as .* \(.+\): replace"):
         mnist_digits("test")
 
 
