@@ -35,9 +35,9 @@ _SQLITE = {
     "readonly database": "{} cannot be written: make it writable, or name another store in MLFLOW_TRACKING_URI.",
     "unable to open database file": "{} cannot be opened: make it and its folder writable, or name another store in "
     "MLFLOW_TRACKING_URI.",
-    "is locked": "{} is locked by another process: wait for that or end it, and start the same command again.",
-    "not a database": "{} is no SQLite database: name another store in MLFLOW_TRACKING_URI.",
-    "malformed": "{} is damaged: restore it from a copy, or name another store in MLFLOW_TRACKING_URI.",
+    "database is locked": "{} is locked by another process: wait for that or end it, and start the same command again.",
+    "is not a database": "{} is no SQLite database: name another store in MLFLOW_TRACKING_URI.",
+    "disk image is malformed": "{} is damaged: restore it from a copy, or name another store in MLFLOW_TRACKING_URI.",
 }
 """What SQLite says, which MLflow, SQLAlchemy and tracking servers hand on, and what to say instead."""
 
@@ -53,10 +53,9 @@ def disk_fault(error: BaseException | None, store: str = "") -> str | None:
     while error is not None:
         chain.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    place = store or next(
-        (each.filename for each in chain if isinstance(each, sqlite3.Error) and hasattr(each, "filename")), ""
-    )
-    return next((told for each in reversed(chain) if (told := _refusal(each, place or "the run store"))), None)
+    places = (getattr(each, "filename", "") for each in chain if isinstance(each, sqlite3.Error))
+    store = store or next(places, "") or "the run store"
+    return next((told for each in reversed(chain) if (told := _refusal(each, store))), None)
 
 
 def _refusal(error: BaseException, store: str) -> str | None:
@@ -64,7 +63,7 @@ def _refusal(error: BaseException, store: str) -> str | None:
     if isinstance(error, OSError):
         place = error.filename2 or error.filename
         if error.errno in _FULL:
-            return f"the disk of {place or 'one of the files'} is full ({error.strerror}): {_ROOM}"
+            return f"{f'the disk of {place}' if place else 'a disk'} is full ({error.strerror}): {_ROOM}"
         if error.errno in _REFUSED and place:
             return f"{place} cannot be read or written ({error.strerror}): mend that, or name another place."
     elif type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "sqlite3"):

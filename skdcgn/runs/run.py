@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from skdcgn.distributed import broadcast, world
@@ -70,7 +70,7 @@ class Run:
     def log_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a name; `Store.load_tensors` loads them again."""
         contiguous = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-        self.log_file(f"{name}.safetensors", lambda path: save_file(contiguous, path))
+        self.log_file(f"{name}.safetensors", lambda path: path.write_bytes(save(contiguous)))
 
     def log_file(self, name: str, write: Callable[[Path], object]) -> None:
         """Keep a file or folder under a name; `Store.artifact` gets it back.
