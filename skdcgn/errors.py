@@ -55,7 +55,7 @@ def disk_fault(error: BaseException | None, store: str = "") -> str | None:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     places = (getattr(each, "filename", "") for each in chain if isinstance(each, sqlite3.Error))
     store = store or next(places, "") or "the run store"
-    return next((told for each in reversed(chain) if (told := _refusal(each, store))), None)
+    return next((told for each in chain if (told := _refusal(each, store))), None)
 
 
 def _refusal(error: BaseException, store: str) -> str | None:
