@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import resource
 import shutil
 import socket
@@ -388,7 +389,7 @@ def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def refused(done: subprocess.CompletedProcess[str], words: str) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert words in done.stderr.splitlines()[-1]
+    assert re.search(words, done.stderr.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -399,12 +400,12 @@ def test_an_experiment_on_disks_that_fill_up_at_any_moment(
     save_state_dict(tmp_path / "teacher.safetensors", CGN().state_dict())
     options = ["--profile", "smoke", "--mechanism", "texture", "--teacher", str(tmp_path / "teacher.safetensors")]
     script = ["experiments/mnist_kd.py", *options, "--runtime.checkpoint-every", "2"]
-    refused(start(disk("size=400k"), *script), "is full: make room there, and start the same command again.")
+    refused(start(disk("size=400k"), *script), r"is full: make room there, and start the same command again\.$")
     folder = disk("size=960k")
     shutil.copy(empty_store, folder / "mlflow.db")
-    for size in (960, 1000, 1040, 1100, 1200, 1400, 1600, 2000, 3000, 3600):
+    for size in (960, 1000, 1100, 1200, 1400, 2000, 3000, 3600):
         disk(f"size={size}k")
-        refused(start(folder, *script), "full")
+        refused(start(folder, *script), r"full|that disk has \S+ left")
     disk("size=50m")
     done = start(folder, *script)
     assert done.returncode == 0, done.stderr
@@ -428,4 +429,4 @@ def test_a_disk_that_is_read_only(disk: Callable[[str], Path], tmp_path: Path, e
         ["skdcgn", "teacher-sets", "--teacher", "miniature", "--per-class", "1", *out],
         ["analysis.report.render", "--store", f"sqlite:///{empty_store}", "--output", str(folder / "out")],
     ):
-        refused(start(folder, "-m", *command), "cannot be read or written (Read-only file system)")
+        refused(start(folder, "-m", *command), r"cannot be read or written \(Read-only file system\)")
