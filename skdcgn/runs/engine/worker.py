@@ -9,13 +9,14 @@ from pathlib import Path
 
 from distributed import Reschedule, Worker, WorkerPlugin, get_worker, rejoin, secede
 
-from skdcgn.errors import InputError, Interrupted
+from skdcgn.errors import InputError, Interrupted, disk_fault
 from skdcgn.runs.engine.tasks import Task
 from skdcgn.runs.lifecycle import Terminal
 from skdcgn.runs.run import Busy, Interruption, Run
 from skdcgn.runs.store import Store, open_store
 
-_LOOK = 1.0  # seconds between two looks at a run that another process is at
+_LOOK = 1.0  # seconds between two looks at a run that another process is at, or at a store that does not answer
+_OUTAGE = 120.0  # seconds to wait for a store to answer
 
 
 class TaskFailed(Exception):
@@ -46,6 +47,7 @@ class Attendant(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Begin; a Ctrl-C in the terminal is the driver's business, and reaches this process through it."""
         self._interruptions: dict[str, Interruption] = {}
+        self._stores: dict[str, Store] = {}
         self.closing = False
         if worker.nanny is not None:
             with contextlib.suppress(ValueError):  # not the main thread: the signals are not this process's either
@@ -61,6 +63,22 @@ class Attendant(WorkerPlugin):
         """Ask the runs of a driver to stop."""
         self.interruption(driver).signum = signum
 
+    def store(self, uri: str) -> Store:
+        """Open a run store, once for all tasks; the driver has reached it, so an outage will pass.
+
+        Raises:
+            InputError: it does not.
+        """
+        end = time.monotonic() + _OUTAGE
+        while uri not in self._stores:
+            try:
+                self._stores[uri] = open_store(uri)
+            except InputError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_LOOK)
+        return self._stores[uri]
+
     def interruption(self, driver: str) -> Interruption:
         """Return what asks the runs of a driver to stop."""
         return self._interruptions.setdefault(driver, Interruption())
@@ -74,10 +92,10 @@ def stop(driver: str, signum: int, dask_worker: Worker) -> None:
 class _Log(Terminal):
     """Where a worker makes a run: output goes to a log file, and what happens is told to the driver."""
 
-    def __init__(self, task: Task, driver: str, store: Store) -> None:
+    def __init__(self, task: Task, driver: str, store: Store, attendant: Attendant) -> None:
         self._task, self._driver, self._store = task, driver, store
         self._worker, self._seceded = get_worker(), False
-        self.attendant: Attendant = self._worker.plugins[Attendant.name]
+        self._attendant = attendant
         self.path: Path | None = None
 
     def say(self, message: str) -> None:
@@ -95,7 +113,7 @@ class _Log(Terminal):
     @property
     def asked(self) -> Interruption:
         """What asks this worker's runs to stop."""
-        return self.attendant.interruption(self._driver)
+        return self._attendant.interruption(self._driver)
 
     @contextlib.contextmanager
     def output(self, run: Run) -> Iterator[None]:
@@ -149,10 +167,11 @@ def perform(task: Task, driver: str, uri: str, needs: Mapping[str, str]) -> str:
     Raises:
         TaskFailed: it was not made; a restarted driver tries again.
     """
+    attendant: Attendant = get_worker().plugins[Attendant.name]
     log = None
     try:
-        store = open_store(uri)
-        log = _Log(task, driver, store)
+        store = attendant.store(uri)
+        log = _Log(task, driver, store, attendant)
         log.asked.check()
         log.tell(begun=task.key)
         found = {name: store.record(run_id) for name, run_id in needs.items()}
@@ -160,11 +179,13 @@ def perform(task: Task, driver: str, uri: str, needs: Mapping[str, str]) -> str:
     except InputError as error:
         raise TaskFailed("input", str(error), _named(log)) from None
     except Interrupted as error:
-        if log.attendant.closing:
+        if attendant.closing:
             raise Reschedule from None
         raise TaskFailed("interrupted", str(error), _named(log)) from None
     except Exception as error:
-        raise TaskFailed("error", f"{type(error).__name__}: {error}", _named(log)) from None
+        told = disk_fault(error)
+        why = ("error", f"{type(error).__name__}: {error}") if told is None else ("input", told)
+        raise TaskFailed(*why, _named(log)) from None
 
 
 def _named(log: _Log | None) -> str:
