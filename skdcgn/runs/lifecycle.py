@@ -15,7 +15,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from tqdm import tqdm
 
-from skdcgn.distributed import broadcast, group, rank
+from skdcgn.distributed import broadcast, decide, group, rank
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs.identity import Identity, flatten
 from skdcgn.runs.plan import Case, Plan
@@ -95,20 +95,23 @@ def carry_out(plan: Plan, store: Store | None = None) -> pd.DataFrame:
 
 def _carry_out_one(case: Case, store: Store, finished: Mapping[str, RunRecord]) -> RunRecord:
     """Make one run, unless it is there; of several processes the first one decides."""
-    state = None if rank() else _claim(case, store)
-    done = broadcast(None if state is None or state.status != "finished" else state.run)
-    if done is not None:
-        return done
+    state = decide(lambda: _claim(case, store))
+    if state.status == "finished":
+        return state.run
     needs = {name: finished[needed.identity.digest] for name, needed in case.needs.items()}
-    if rank() == 0:
+
+    def make() -> RunRecord:
         with _recording(case, store, state) as run:
             if case.parallel:
                 announce(run)
             case.make(run, case.config, needs)
-        return broadcast(store.record(run.run_id))
-    if case.parallel:
+        return store.record(run.run_id)
+
+    if not case.parallel:
+        return decide(make)
+    if rank():
         case.make(Follower(store), case.config, needs)
-    return broadcast(None)
+    return broadcast(None if rank() else make())
 
 
 def _claim(case: Case, store: Store) -> State:
