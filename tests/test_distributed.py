@@ -194,7 +194,9 @@ cli.entry(main)
 """
 
 
-@pytest.mark.parametrize(("who", "sentence"), [("first", "process 0 refuses"), ("both", "both refuse")])
+@pytest.mark.parametrize(
+    ("who", "sentence"), [("first", "process 0 refuses"), pytest.param("both", "both refuse", marks=pytest.mark.slow)]
+)
 def test_processes_refuse_together_and_say_so_once(tmp_path: Path, who: str, sentence: str) -> None:
     (tmp_path / "refuse.py").write_text(REFUSE)
     done = torchrun(tmp_path, str(tmp_path / "refuse.py"), who)

@@ -1,4 +1,4 @@
-"""ImageNet distillation: the script at smoke scale, its figures, class subsets, and several processes."""
+"""ImageNet distillation: the script at smoke scale, its figures, and class subsets."""
 
 import json
 from collections.abc import Callable
