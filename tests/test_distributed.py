@@ -247,7 +247,7 @@ def test_torchrun_runs_a_distillation_unchanged(tmp_path: Path) -> None:
     [
         ("train_cgn_mnist", ("--dataset", "digits"), 1),
         ("baseline_mnist", ("--dataset", "digits"), 1),
-        ("baseline_cgn_tinygan", (), 4),
+        ("baseline_cgn_tinygan", (), 5),
     ],
 )
 def test_torchrun_runs_the_training_of_cgns_unchanged(
