@@ -144,6 +144,7 @@ def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ())
             make_tinygan,
             inputs=tinygan_inputs(tinygan, parts),
             seconds=5 + 0.06 * config.tinygan.distill.steps,
+            parallel=True,
             source="baseline",
             paper="Sec. A.3, Fig. 8",
         )

@@ -14,6 +14,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from skdcgn import distributed
 from skdcgn.errors import InputError, Interrupted, disk_fault
 
 Config = TypeVar("Config")
@@ -101,12 +102,14 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
 def entry(main: Callable[[], object]) -> NoReturn:
     """Run a script's main and exit: 0 when done, 2 on bad input or a disk's refusal, 128 + N when signal N ended it.
 
-    A reader that has seen enough, as in `... --help | head`, ends it quietly.
+    A reader that has seen enough, as in `... --help | head`, ends it quietly. Of several processes that refuse the same
+    bad input, the first one says so.
     """
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if distributed.speaks():
+            print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except Interrupted as interruption:
         print(f"{interruption}; the same command resumes the run from its checkpoint.", file=sys.stderr)

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from skdcgn import distributed
+
 Batch = TypeVar("Batch")
 
 Schedule = Callable[[int], float]
@@ -53,10 +55,12 @@ class Trainer(abc.ABC, Generic[Batch]):
     Attributes:
         step: steps done.
         steps: steps to do in all.
+        parallel: whether all processes that torchrun started take each step together, on their shares of the batch
+            (see `distributed`); otherwise a process trains alone.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.step, self.steps = 0, steps
+    def __init__(self, steps: int, parallel: bool = False) -> None:
+        self.step, self.steps, self.parallel = 0, steps, parallel
         self._parts: dict[str, Stateful] = {}
         self._averages: list[tuple[AveragedModel, nn.Module]] = []
 
@@ -83,8 +87,10 @@ class Trainer(abc.ABC, Generic[Batch]):
         for average, network in self._averages:
             average.update_parameters(network)
         self.step += 1
-        values = torch.stack([term.detach() for term in terms.values()]).tolist()  # one transfer from the device
-        return dict(zip(terms, values, strict=True))
+        values = torch.stack([term.detach() for term in terms.values()])
+        if self.parallel:
+            values = distributed.mean(values)
+        return dict(zip(terms, values.tolist(), strict=True))  # one transfer from the device
 
     def register(self, name: str, part: Part) -> Part:
         """Make something part of the checkpoint, under a name of its own, and return it; schedules advance by step."""
@@ -95,6 +101,8 @@ class Trainer(abc.ABC, Generic[Batch]):
         """Register an optimizer, and what its learning rate is multiplied by from step to step; return it."""
         if schedule is not None:
             self.register(f"{name}_schedule", LambdaLR(optimizer, schedule))
+        if self.parallel:
+            distributed.average_gradients(optimizer)
         return self.register(name, optimizer)
 
     def average(self, name: str, network: nn.Module, decay: float, average_buffers: bool = True) -> nn.Module:

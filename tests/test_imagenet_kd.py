@@ -1,9 +1,6 @@
-"""ImageNet distillation: the script at smoke scale, its figures, class subsets, and several processes."""
+"""ImageNet distillation: the script at smoke scale, its figures, and class subsets."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +15,17 @@ from analysis.frame import style
 from analysis.frame.view import View
 from experiments import imagenet_kd
 from experiments.cases_imagenet import objectives
-from skdcgn import distributed
 from skdcgn.cgn.teachers import miniature
 from skdcgn.measure import cost
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, compose
 from skdcgn.randomness import stream
-from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
-from skdcgn.runs.provenance import PROJECT
-from skdcgn.runs.store import RunRecord, Store, open_store
+from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.tinygan.networks import PUBLISHED_IMAGENET
-from skdcgn.tinygan.records import FreshBatches
 
 SMOKE = replace(
     imagenet_kd.DEFAULTS["smoke"],
@@ -231,135 +224,3 @@ def test_the_real_path_at_full_size(
     title = _texts(imagenet_kd_figures.figure_2(View(store))["figure_2b_texture"])
     assert "miniature" not in title
     config.teacher.unlink()
-
-
-# Several processes
-
-
-def test_alone_nothing_changes() -> None:
-    assert (distributed.rank(), distributed.world()) == (0, 1)
-    assert (distributed.any_of(15), distributed.any_of(None)) == (15, None)
-    assert distributed.broadcast("x") == "x"
-    assert list(range(6))[distributed.share(6)] == list(range(6))
-    network = torch.nn.Linear(1, 1)
-    assert distributed.parallel(network, torch.device("cpu")) is network
-    with distributed.group(torch.device("cpu")):
-        assert not torch.distributed.is_initialized()
-    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
-
-
-TWO = """
-import copy, json, sys
-import torch
-from skdcgn import distributed
-from skdcgn.tinygan.distillation import DistillConfig, Distiller
-from skdcgn.errors import InputError
-from skdcgn.cgn.teachers import miniature
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.mechanisms import Mechanism
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
-from skdcgn.randomness import seeded, stream
-from skdcgn.tinygan.records import FreshBatches
-
-torch.set_num_threads(1)
-with distributed.group(torch.device("cpu")):
-    rank = distributed.rank()
-    teacher = miniature(stream(0, "teacher"))
-    with seeded(rank, "differs"):  # as if the processes had not started alike: process 0's weights count
-        networks = TinyGANGenerator(NATIVE_MNIST), TinyGANDiscriminator(NATIVE_MNIST, 8)
-    batches = FreshBatches(teacher, Mechanism.TEXTURE, 8, stream(0, "batches"))
-    config = DistillConfig(steps=4, batch_size=8, precision="fp32", ema=0.9)
-    distiller = Distiller(*networks, batches, 100, config, LossConfig())
-    records = []
-    for _ in range(4):
-        batch = next(batches)
-        records.append(batch.labels.tolist())
-        distiller.update((batch, None))
-    trained = [p.detach().flatten() for n in (distiller.student, distiller.discriminator) for p in n.parameters()]
-    weights = torch.cat(trained)
-    of_both = [torch.empty_like(weights) for _ in range(2)]
-    torch.distributed.all_gather(of_both, weights)
-
-    # One step whose gradients are worked out by hand as well.
-    with seeded(0, "student"):
-        student = TinyGANGenerator(NATIVE_MNIST)
-    alone = copy.deepcopy(student)
-    pixel = LossConfig(feature=0.0, lambda_1=1.0, lambda_1_decay=0.0, lambda_2=0.0)
-    second = Distiller(student, None, batches, 100, config, pixel)
-    batch = next(batches)
-    alone.train()
-    (alone(batch.noise, batch.labels) - batch.images).abs().mean().backward()
-    local = torch.cat([p.grad.flatten() for p in alone.parameters()])
-    torch.distributed.all_reduce(local)
-    second.update((batch, None))
-    averaged = torch.cat([p.grad.flatten() for p in second.student.parameters()])
-    try:
-        distributed.share(7)
-        refused = ""
-    except InputError as error:
-        refused = str(error)
-    report = {
-        "rank": rank,
-        "labels": records,
-        "same_weights": torch.equal(*of_both),
-        "averaged": torch.allclose(averaged, local / 2, rtol=1e-4, atol=1e-6),
-        "heard": distributed.broadcast(f"from {rank}"),
-        "signal": distributed.any_of(15 if rank == 1 else None),
-        "refused": refused,
-    }
-    open(f"{sys.argv[1]}/{rank}.json", "w").write(json.dumps(report))
-"""
-
-
-def _torchrun(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
-    environment["OMP_NUM_THREADS"] = "1"
-    return subprocess.run(
-        [*launcher, *command], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=500
-    )
-
-
-def test_two_processes_share_a_batch_and_average_their_gradients(tmp_path: Path) -> None:
-    (tmp_path / "two.py").write_text(TWO)
-    done = _torchrun(tmp_path, str(tmp_path / "two.py"), str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    for report in (first, second):
-        assert report["same_weights"]
-        assert report["averaged"]
-        assert report["heard"] == "from 0"
-        assert report["signal"] == 15
-        assert "shared out over 2 processes" in report["refused"]
-    alone = FreshBatches(miniature(stream(0, "teacher")), Mechanism.TEXTURE, 8, stream(0, "batches"))
-    for own, other in zip(first["labels"], second["labels"], strict=True):
-        whole = next(alone).labels.tolist()
-        assert (whole[0::2], whole[1::2]) == (own, other)
-
-
-@pytest.mark.slow
-def test_torchrun_runs_the_script_unchanged(tmp_path: Path) -> None:
-    script = ("experiments/imagenet_kd.py", "--profile", "smoke", "--mechanism", "texture", "--distill.steps", "6")
-    done = _torchrun(tmp_path, *script)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("teacher_parameters") == 1  # process 0 alone prints
-    store = open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (student,) = store.runs("imagenet_kd")
-    assert student.status == "FINISHED"
-    history = store.client.get_metric_history(student.run_id, "loss/total")
-    assert len({metric.step for metric in history}) == len(history)
-    assert student.final["l1"] > 0
-    assert load_student(store, student.run_id).config.resolution == 32
-
-
-def test_checkpointed_state_is_that_of_any_process() -> None:
-    """What process 0 writes serves the others too: each draws the noise of the whole batch."""
-    teacher, states = miniature(stream(0, "test")), []
-    for rank in (0, 1):
-        batches = FreshBatches(teacher, Mechanism.TEXTURE, 4, stream(0, "batches"))
-        batches._share = slice(rank, None, 2)
-        for _ in range(3):
-            assert len(next(batches).images) == 2
-        states.append(batches.state_dict()["generator"])
-    assert torch.equal(*states)

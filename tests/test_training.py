@@ -34,6 +34,8 @@ from skdcgn.training import RandomState, Trainer, descend
 class Counter:
     """A trainer whose loss is the step, and that can misbehave at a step."""
 
+    parallel = False
+
     def __init__(self, steps: int, at: int = 0, misbehave: Any = None) -> None:
         self.step, self.steps, self._at, self._misbehave = 0, steps, at, misbehave
 

@@ -2,7 +2,8 @@
 
 The generator's mask, shuffled texture and shuffled background are composed (Eq. 1) and have to pass for real
 images. Everything random in step n is drawn from streams named after n, so that a resumed run continues
-exactly as the unbroken one would have, without any generator's state to keep.
+exactly as the unbroken one would have, without any generator's state to keep. Of several processes each draws for the
+whole batch, and goes on with its own share of it (see `distributed`).
 """
 
 import copy
@@ -15,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from skdcgn import distributed
 from skdcgn.cgn import losses, mnist
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
@@ -131,7 +133,7 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         Raises:
             InputError: the data's images or labels do not fit the CGN.
         """
-        super().__init__(config.steps)
+        super().__init__(config.steps, parallel=True)
         self.config, self.data, self.device = config, data, torch.device(device)
         with seeded(config.seed, "cgn training", "start"):
             if cgn is None:
@@ -139,11 +141,13 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
                 mnist.initialize_orthogonally(cgn, config.flat_start)
             _check(data, cgn.num_classes)
             network = mnist.LinearDiscriminator if config.discriminator == "linear" else mnist.ConvDiscriminator
-            self.discriminator = self.register("discriminator", network(cgn.num_classes).to(self.device))
+            self.discriminator = network(cgn.num_classes).to(self.device)
             if config.flat_start:
                 mnist.orthogonalize_labels(self.discriminator.label_emb)
             self.perceptual, self._style = losses.style_features(config.perceptual)
-        self.cgn = self.register("cgn", copy.deepcopy(cgn).to(self.device).train().requires_grad_(True))
+        self.register("discriminator", distributed.parallel(self.discriminator))
+        self.cgn = copy.deepcopy(cgn).to(self.device).train().requires_grad_(True)
+        self.register("cgn", distributed.parallel(self.cgn))
         adam = functools.partial(torch.optim.Adam, lr=config.lr, betas=config.betas, fused=True)
         decay = linear_decay(config.steps, config.decay_from)
         self._optimizer = self.register_optimizer("optimizer", adam(self.cgn.parameters()), decay)
@@ -157,10 +161,12 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield random real images of the steps that are still to do."""
+        own = distributed.share(self.config.batch_size)
         for step in range(self.step, self.steps):
-            yield random_batch(
+            whole = random_batch(
                 self.data, self.config.batch_size, stream(self.config.seed, "cgn training", "batch", step)
             )
+            yield tuple(field[own] for field in whole)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Step generator and discriminator on real images, at most as many as the config's batch size.
@@ -172,8 +178,10 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
         with seeded(self.config.seed, "cgn training", "dropout", self.step):
             labels = real_labels
             if not self.config.paired_labels:
-                draws = self._stream("labels")
-                labels = torch.randint(self.cgn.num_classes, labels.shape, generator=draws, device=self.device)
+                draws, classes = self._stream("labels"), self.cgn.num_classes
+                labels = distributed.as_whole(
+                    lambda y: torch.randint(classes, y.shape, generator=draws, device=self.device), labels
+                )
             mask, generated = self._generate(labels)
             terms = self._generator_terms(mask, generated, labels, real)
             if not terms:
@@ -189,21 +197,28 @@ class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):
 
     def _generate(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return masks as generated, and composed images from modified masks and shuffled patches."""
-        noise = torch.randn(len(labels), mnist.NOISE_DIM, generator=self._stream("noise"), device=self.device)
+        draws = self._stream("noise")
+        noise = distributed.as_whole(
+            lambda y: torch.randn(len(y), mnist.NOISE_DIM, generator=draws, device=self.device), labels
+        )
         with autocast(self.device, self.config.precision):
             mask = self.cgn(Mechanism.SHAPE, noise, labels)
             if self.config.trains_texture(self.step):
                 texture = self.cgn(Mechanism.TEXTURE, noise, labels)
                 background = self.cgn(Mechanism.BACKGROUND, noise, labels)
-                self._bank.deposit(labels, texture, background)
+                self._bank.deposit(*map(distributed.gather, (labels, texture, background)))
             else:
-                texture, background = self._bank.withdraw(labels, self._stream("bank"))
-        shuffling = self._stream("shuffle")
-        modified = intervene(
-            mask, self.config.intervention, self._stream("intervention"), self.config.intervention_strength
+                slots = distributed.as_whole(functools.partial(self._bank.draw, self._stream("bank")), labels)
+                texture, background = self._bank.withdraw(labels, slots)
+        shuffle = functools.partial(shuffle_patches, generator=self._stream("shuffle"))
+        texture, background = (distributed.as_whole(shuffle, images) for images in (texture, background))
+        modify = functools.partial(
+            intervene,
+            intervention=self.config.intervention,
+            generator=self._stream("intervention"),
+            strength=self.config.intervention_strength,
         )
-        texture, background = shuffle_patches(texture, shuffling), shuffle_patches(background, shuffling)
-        return mask, compose(modified, texture, background)
+        return mask, compose(distributed.as_whole(modify, mask), texture, background)
 
     def _generator_terms(self, mask: Tensor, generated: Tensor, labels: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Weighted terms of the generator's objective: it minimizes their sum."""
@@ -260,11 +275,14 @@ class TextureBank(nn.Module):
         self.images[0, labels, slots] = texture.detach()
         self.images[1, labels, slots] = background.detach()
 
-    def withdraw(self, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw textures and backgrounds of the labels (B,), (B, 3, 32, 32) each, independently of each other."""
+    def draw(self, generator: torch.Generator, labels: Tensor) -> Tensor:
+        """Draw the slots (B, 2) of a texture and a background for labels (B,), independently of each other."""
         size = 2, len(labels)
-        slots = torch.randint(self.images.shape[2], size, generator=generator, device=labels.device)
-        return self.images[0, labels, slots[0]], self.images[1, labels, slots[1]]
+        return torch.randint(self.images.shape[2], size, generator=generator, device=labels.device).T
+
+    def withdraw(self, labels: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return textures and backgrounds of the labels (B,) in slots (B, 2): (B, 3, 32, 32) each."""
+        return self.images[0, labels, slots[:, 0]], self.images[1, labels, slots[:, 1]]
 
 
 def random_batch(data: TensorSet, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

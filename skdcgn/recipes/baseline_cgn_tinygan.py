@@ -25,6 +25,7 @@ from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data import miniature
 from skdcgn.data.labels import evenly_spread_labels
+from skdcgn.distributed import decide, own_device
 from skdcgn.images import fit_resolution, grid
 from skdcgn.measure import cost, imagenet_cgn
 from skdcgn.measure.features import extractor, measure_source
@@ -150,16 +151,14 @@ def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:
     The run gets the losses, held-out metrics and comparison images by step, the final metrics, the student, and as
     `samples_<step>` the tensors that Fig. 8 is drawn from.
     """
-    device = setup(config.runtime)
+    device = own_device(setup(config.runtime))
     parts, recipe = config.parts.load(device), config.recipe
     teacher, distill, loss = parts.reference, recipe.distill, recipe.loss
     real = None
     if loss.real:
         real_images = config.real_images
         if real_images is None:
-            scenery, reason = miniature.scenery(lambda: parts.teacher)
-            real_images = miniature.real_images(run.store.folder / "miniature_data", scenery)
-            run.set_tags({"real_images": reason})
+            real_images = decide(lambda: _miniature_images(run, parts))
         real_draws = stream(config.seed, "baseline", "real", device=device)
         real = RealBatches(real_images, teacher, distill.batch_size, real_draws)
     embedding = config.class_embedding and load_class_embedding(config.class_embedding, recipe.architecture)
@@ -180,6 +179,9 @@ def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:
         compile_student=config.runtime.compile,
         real=real,
     )
+    if not run.leads:  # the first process measures and logs for all
+        train(distiller, run, config.runtime, lambda step: None, (), "TinyGAN")
+        return
     labels = evenly_spread_labels(recipe.heldout, teacher.num_classes)
     noise = teacher.sample_noise(len(labels), stream(0, "baseline", "held-out"))
     found = extractor(teacher.resolution, device)
@@ -200,6 +202,13 @@ def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:
     }
     run.log_metrics("final", {**heldout.measure(distiller.result), **sizes}, distiller.step)
     run.log_file(STUDENT, lambda folder: save_generator(distiller.result, folder))
+
+
+def _miniature_images(run: Run, parts: Parts) -> Path:
+    """Write the miniature's real images beside the run store, unless they are there."""
+    scenery, reason = miniature.scenery(lambda: parts.teacher)
+    run.set_tags({"real_images": reason})
+    return miniature.real_images(run.store.folder / "miniature_data", scenery)
 
 
 def make_tinygan_cgn(run: Run, config: CGNRunConfig, needs: Needs) -> None:

@@ -31,6 +31,7 @@ from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.labels import balanced_labels
 from skdcgn.data.mnist import Dataset, make_dataset
 from skdcgn.data.weights import locate, save_state_dict
+from skdcgn.distributed import own_device
 from skdcgn.errors import Unavailable
 from skdcgn.images import grid
 from skdcgn.measure import fidelity
@@ -76,10 +77,12 @@ def make_cgn(run: Run, config: CGNConfig, _: Needs) -> None:
 
     The run keeps the generator as `cgn.safetensors`, which every script takes with `--teacher`.
     """
-    device = setup(config.runtime)
+    device = own_device(setup(config.runtime))
     data = make_dataset(config.dataset, "train", config.training.seed)
     trainer = CGNTrainer(config.training, data, None, device)
     trained = _train(run, trainer, config, device)
+    if trained is None:
+        return
     metadata = {"dataset": config.dataset, "run": run.run_id}
     run.log_file(CGN_FILE, lambda path: save_state_dict(path, trainer.result.state_dict(), metadata))
     sheets = {"ours": sample_tensors(trained)}
@@ -93,20 +96,29 @@ def make_cgn(run: Run, config: CGNConfig, _: Needs) -> None:
 
 def make_baseline(run: Run, config: BaselineConfig, _: Needs) -> None:
     """Train a baseline and measure it; the run keeps its generators under the names of their mechanisms."""
-    device = setup(config.runtime)
+    device = own_device(setup(config.runtime))
     with seeded(config.training.seed, "baseline"):
         cgn = TinyGANCGN(config.student)
     data = make_dataset(config.dataset, "train", config.training.seed)
     trainer = CGNTrainer(config.training, data, cgn, device)
     trained = _train(run, trainer, config, device)
+    if trained is None:
+        return
     for mechanism in Mechanism:
         network = trainer.result.network(mechanism)
         run.log_file(mechanism.value, lambda folder, network=network: save_generator(network, folder))
     run.log_tensors("samples", sample_tensors(trained))
 
 
-def _train(run: Run, trainer: CGNTrainer, config: CGNConfig, device: torch.device) -> MNISTTeacher:
-    """Train a CGN to the end, with sample sheets on the way; measure what it came to, and return it."""
+def _train(run: Run, trainer: CGNTrainer, config: CGNConfig, device: torch.device) -> MNISTTeacher | None:
+    """Train a CGN to the end, with sample sheets on the way; measure what it came to, and return it.
+
+    A process that does not log returns None.
+    """
+    description = f"CGN on {config.dataset} (seed {config.training.seed})"
+    if not run.leads:  # the first process measures and logs for all
+        train(trainer, run, config.runtime, lambda step: None, (), description)
+        return None
     trained = MNISTTeacher(trainer.result, "in training", "", device=device)
     run.set_tags({"perceptual": trainer.perceptual})
     train(
@@ -115,7 +127,7 @@ def _train(run: Run, trainer: CGNTrainer, config: CGNConfig, device: torch.devic
         config.runtime,
         lambda step: run.log_image("samples", _sample_sheet(trained), step),
         evaluation_steps(trainer.steps, config.evaluations),
-        f"CGN on {config.dataset} (seed {config.training.seed})",
+        description,
     )
     sizes = {"parameters": parameters(trainer.result), "discriminator_parameters": parameters(trainer.discriminator)}
     run.log_metrics("final", {**_measure(trained, config, device), **sizes}, trainer.step)

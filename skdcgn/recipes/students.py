@@ -226,6 +226,8 @@ class ConvergenceConfig(StudentConfig):
 def make_converging_student(run: Run, config: ConvergenceConfig, needs: Needs) -> None:
     """Distill a student, and note as `final/steps_to_target` when it reached the target, if it ever did."""
     make_student(run, config, needs)
+    if not run.leads:
+        return
     shape = config.mechanism == Mechanism.SHAPE
     run.flush()
     history = run.store.history(run.run_id, "heldout/iou" if shape else "heldout/l1")
@@ -239,6 +241,8 @@ def make_responding_student(run: Run, config: StudentConfig, needs: Needs) -> No
     device = own_device(setup(config.runtime))
     teacher = config.teacher.load(device, run.store, needs.get("teacher"))
     heldout = distil(run, teacher, config, device)
+    if heldout is None:
+        return
     images = heldout.render(load_student(run.store, run.run_id).to(device))
     run.log_metrics("final", {"noise_response": noise_response(heldout.teacher, images, heldout.labels)})
 

@@ -18,7 +18,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from tqdm import tqdm
 
-from skdcgn.distributed import broadcast, group, rank
+from skdcgn.distributed import broadcast, decide, group, rank
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.files import remove_checkpoint
 from skdcgn.runs.identity import Identity, flatten
@@ -162,24 +162,39 @@ def make(
         InputError: bad input, or this very process is at the run already.
         Interrupted: a signal came in; the run left a checkpoint.
     """
-    terminal, watch = terminal or Terminal(), Watch()
-    while True:
-        try:
-            claimed = None if rank() else claim(case, store, watch, force, terminal)
-            done = broadcast(claimed if isinstance(claimed, RunRecord) else None)
-            if done is not None:
-                return done
-            if rank() == 0:
-                with _recording(claimed, store, terminal) as run:
-                    if case.parallel:
-                        announce(run)
-                    case.make(run, case.config, needs)
-                return broadcast(store.record(run.run_id))
+    terminal, watch, taken = terminal or Terminal(), Watch(), list[Run]()
+
+    def take() -> RunRecord | None:
+        while True:
+            try:
+                claimed = claim(case, store, watch, force, terminal)
+            except Busy as busy:
+                terminal.wait(busy)
+                continue
+            if isinstance(claimed, RunRecord):
+                return claimed
+            taken.append(claimed)
+            return None
+
+    def perform() -> RunRecord:
+        with _recording(taken[0], store, terminal) as run:
             if case.parallel:
-                case.make(Follower(store), case.config, needs)
-            return broadcast(None)
-        except Busy as busy:
-            terminal.wait(busy)
+                announce(run)
+            case.make(run, case.config, needs)
+        return store.record(run.run_id)
+
+    finished = decide(take)
+    if finished is not None:
+        return finished
+    try:
+        if not case.parallel:
+            return decide(perform)
+        if rank():
+            case.make(Follower(store), case.config, needs)
+        return broadcast(None if rank() else perform())
+    except Busy as busy:  # somebody took this process for dead, and has the run now
+        terminal.wait(busy)
+        return make(case, store, needs, force, terminal)
 
 
 def claim(case: Case, store: Store, watch: Watch, force: str, terminal: Terminal) -> RunRecord | Run:
@@ -229,7 +244,10 @@ def _settle(case: Case, store: Store, run: Run, force: str) -> None:
     others = [other for other in same if other.run_id != run.run_id]
     first = [other for other in others if "begun" in other.tags or other.run_id < run.run_id]
     if first:
-        store.client.delete_run(run.run_id)
+        if run.resumed:
+            store.set_status(run.run_id, "KILLED")
+        else:
+            store.client.delete_run(run.run_id)
         raise Busy(case, first[0])
     if not store.is_held(run.run_id, run.lease):
         raise Busy(case, store.record(run.run_id))

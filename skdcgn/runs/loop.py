@@ -51,7 +51,9 @@ def train(
         Interrupted: SIGINT or SIGTERM came in; a checkpoint was left.
     """
     seconds = 0.0
-    state = distributed.broadcast(load_checkpoint(run.checkpoint) if run.leads else None)
+    state = load_checkpoint(run.checkpoint) if run.leads else None
+    if trainer.parallel:
+        state = distributed.broadcast(state)
     if state is not None:
         trainer.load_state_dict(state["trainer"])
         seconds = state["seconds"]
@@ -70,7 +72,8 @@ def train(
             run.check_held()
             if step % runtime.log_every == 0 or step == 1:
                 run.log_metrics("loss", losses, step)
-            interruption.signum = distributed.any_of(interruption.signum)  # all processes end after the same step
+            if trainer.parallel:
+                interruption.signum = distributed.any_of(interruption.signum)  # all end after the same step
             if step in evaluate_at and run.leads:
                 evaluate(step)
             last = step == trainer.steps or interruption.signum is not None

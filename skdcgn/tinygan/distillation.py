@@ -105,7 +105,7 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
             raise InputError("loss.real needs real images, which this training has none of: leave its weight at 0.")
         if real is not None and not loss.real:
             raise ValueError("real images are given, but loss.real has no weight")
-        super().__init__(config.steps)
+        super().__init__(config.steps, parallel=True)
         self._device = torch.device(device)
         self._batches, self._real, self._epoch_steps = batches, real, epoch_steps
         self._config, self._loss = config, loss
@@ -122,15 +122,13 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
             self._discriminator_optimizer = self.register_optimizer(
                 "discriminator_optimizer", self._adam(self.discriminator)
             )
-            self._score = distributed.parallel(self.discriminator, self._device)
-        forward = torch.compile(self.student) if compile_student else self.student
-        self._forward = distributed.parallel(forward, self._device)
+        self._forward = torch.compile(self.student) if compile_student else self.student
         self.register("batches", batches)
         if real is not None:
             self.register("real", real)
 
     def _set_up(self, network: Network) -> Network:
-        return network.to(self._device, memory_format=torch.channels_last).train()
+        return distributed.parallel(network.to(self._device, memory_format=torch.channels_last).train())
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam(network.parameters(), self._config.learning_rate, self._config.betas, fused=True)
@@ -177,7 +175,7 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
         if real is not None:
             kinds += [(real.images, real.labels), (beside_real.images.detach(), real.labels)]
         seen, seen_labels = (torch.cat(field) for field in zip(*kinds, strict=True))
-        scores, _ = self._discriminate(seen, seen_labels, self._score)
+        scores, _ = self._discriminate(seen, seen_labels)
         teacher_scores, student_scores, *others = scores.split([len(images) for images, _ in kinds])
         terms = discriminator_terms(teacher_scores, student_scores, self._loss, *others)
         descend(self._discriminator_optimizer, terms)
@@ -213,10 +211,7 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
             scores_beside_real=scores_beside_real,
         )
 
-    def _discriminate(
-        self, images: Tensor, labels: Tensor, network: nn.Module | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Run the discriminator: in its own step as the `network` that averages gradients over processes."""
+    def _discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         with autocast(self._device, self._config.precision):
-            scores, activations = (network or self.discriminator)(images, labels)
+            scores, activations = self.discriminator(images, labels)
         return scores.float(), [activation.float() for activation in activations]

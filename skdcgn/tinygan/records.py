@@ -95,24 +95,24 @@ def _jpeg_round_trip(pixels: np.ndarray) -> np.ndarray:
 
 
 class _DrawnBatches(RandomState):
-    """Endless batches drawn from a generator, whose state is theirs."""
+    """Endless batches drawn from a generator, whose state is theirs.
+
+    Of several processes each draws the indices and the noise of the whole batch, and goes on with its own share.
+    """
 
     def __init__(self, teacher: Source, batch_size: int, generator: torch.Generator) -> None:
         super().__init__(generator)
-        self._teacher, self._batch_size = teacher, batch_size
+        self._teacher, self._batch_size, self._share = teacher, batch_size, distributed.share(batch_size)
 
     def _draw(self, choices: int) -> tuple[Tensor, Tensor]:
-        """Draw an index below `choices`, (B,), and noise (B, noise_dim)."""
+        """Draw an index below `choices`, (B,), and noise (B, noise_dim) of this process's records."""
         size, generator = (self._batch_size,), self._generator
         index = torch.randint(choices, size, generator=generator, device=generator.device)
-        return index, self._teacher.sample_noise(self._batch_size, generator)
+        return index[self._share], self._teacher.sample_noise(self._batch_size, generator)[self._share]
 
 
 class FreshBatches(_DrawnBatches):
-    """Endless batches rendered on the fly: noise never repeats. Resumable through its state.
-
-    Of several processes each draws the noise and labels of the whole batch, and renders its own share.
-    """
+    """Endless batches rendered on the fly: noise never repeats. Resumable through its state."""
 
     def __init__(
         self,
@@ -123,13 +123,13 @@ class FreshBatches(_DrawnBatches):
         classes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(teacher, batch_size, generator)
-        self._mechanism, self._share = mechanism, distributed.share(batch_size)
+        self._mechanism = mechanism
         self._classes = torch.tensor(range(teacher.num_classes) if classes is None else classes)
 
     def __next__(self) -> Records:
         index, noise = self._draw(len(self._classes))
         labels = self._classes.to(index.device)[index]
-        return render_records(self._teacher, self._mechanism, noise[self._share], labels[self._share])
+        return render_records(self._teacher, self._mechanism, noise, labels)
 
 
 class RealBatches(_DrawnBatches):
