@@ -37,7 +37,7 @@ from skdcgn.runs.archive import bundle
 from skdcgn.runs.archive.bundle import IMPORTING, ORIGIN, ORIGIN_STORE
 from skdcgn.runs.archive.exports import _address, export_runs
 from skdcgn.runs.archive.imports import import_runs
-from skdcgn.runs.lifecycle import state_of
+from skdcgn.runs.lifecycle import Terminal, state_of
 from skdcgn.runs.run import Run
 from skdcgn.runs.search.studies import StudyRecord, load_study
 from skdcgn.runs.store import RunRecord, Store, open_store
@@ -207,7 +207,7 @@ def test_imported_runs_say_where_they_come_from_and_have_their_files_here(
 
 def test_a_store_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "machine")
-    assert _address(Store("http://user:secret@host:5000/a")) == "http://host:5000/a on machine"
+    assert _address(SimpleNamespace(uri="http://user:secret@host:5000/a")) == "http://host:5000/a on machine"
 
 
 # --- merged ---------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_a_study_can_be_read_and_gone_on_with(store: Store, fresh: MakeStore, tm
         return objective(run, params, report)
 
     sweep = open_sweep(store)
-    assert sweep.work(reporting)
+    assert sweep.work(reporting, Terminal())
     sweep.end()
     before = load_study(store, "sweep", "study")
     table = before.trials[["number", "run_id"]]
@@ -371,13 +371,13 @@ def test_a_study_can_be_read_and_gone_on_with(store: Store, fresh: MakeStore, tm
     with other.artifact(after.run_id, "confirmation.csv") as path:  # names the runs as they are called here
         pd.testing.assert_frame_equal(pd.read_csv(path), after.trials[["number", "run_id"]])
     for each in (store, other):
-        assert open_sweep(each, trials=5).work(reporting)
+        assert open_sweep(each, trials=5).work(reporting, Terminal())
     same_study(load_study(store, "sweep", "study"), load_study(other, "sweep", "study"))
 
 
 def ran(store: Store, trials: int) -> None:
     sweep = open_sweep(store, trials=trials)
-    sweep.work(objective)
+    sweep.work(objective, Terminal())
     sweep.end()
 
 
@@ -409,7 +409,7 @@ def test_a_study_that_went_on_in_two_stores_is_not_mixed(store: Store, fresh: Ma
 def test_trials_follow_their_study(store: Store, fresh: MakeStore, tmp_path: Path) -> None:
     """A study made on two machines stays one with its own trials; one that has not finished is not exported."""
     sweep = open_sweep(store)
-    sweep.work(objective)
+    sweep.work(objective, Terminal())
     with pytest.raises(InputError, match=r"has no finished run to export"):
         exported(store, tmp_path, "nothing")
     sweep.end()
@@ -422,11 +422,11 @@ def test_trials_follow_their_study(store: Store, fresh: MakeStore, tmp_path: Pat
 
 def test_a_lost_trial_of_an_unfinished_study_is_run_again(store: Store, fresh: MakeStore, tmp_path: Path) -> None:
     sweep = open_sweep(store)
-    take(sweep, DEAD)
+    take(sweep, **DEAD)
     other = fresh()
     import_runs(other, [exported(store, tmp_path, unfinished=True)])
     assert load_study(other, "sweep", "study").trials["state"].tolist() == ["running", "waiting"]
-    assert open_sweep(other).work(objective)
+    assert open_sweep(other).work(objective, Terminal())
     trials = load_study(other, "sweep", "study").trials
     assert trials["state"].value_counts().to_dict() == {"complete": 3, "lost": 1}
 
