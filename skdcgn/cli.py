@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,8 @@ from typing import Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
+from skdcgn.configs.fields import check
 from skdcgn.errors import InputError, Interrupted
 
 Config = TypeVar("Config")
@@ -76,7 +77,7 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
     Raises:
         InputError: there is no such field, or it cannot have such a value.
     """
-    hints = get_type_hints(type(config))
+    hints = get_type_hints(type(config), include_extras=True)
     changes = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -90,11 +91,7 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
                 raise InputError(f"{source} gives {name} the value {value!r}: it takes fields, as in `{key}: {{...}}`.")
             changes[key] = override(current, value, source, f"{name}.")
             continue
-        try:
-            changes[key] = TypeAdapter(hints[key]).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise InputError(f"{source} gives {name} the value {value!r}: {reason[0].lower()}{reason[1:]}.") from None
+        changes[key] = check(f"{source}: {name}", value, hints[key], strict=False)
     return dataclasses.replace(config, **changes)
 
 
@@ -111,6 +108,12 @@ def entry(main: Callable[[], object]) -> NoReturn:
     except Interrupted as interruption:
         print(f"{interruption}; the same command resumes the run from its checkpoint.", file=sys.stderr)
         sys.exit(128 + interruption.signum)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(f"error: there is not enough memory for this, give smaller numbers ({reason}).", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush has nowhere to go
         sys.exit(128 + signal.SIGPIPE)

@@ -7,10 +7,12 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextlib.contextmanager
@@ -47,12 +49,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all: tensors and plain values only."""
+    import torch  # takes seconds, which reading a config or making a plan need not pay
+
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: "torch.device | str" = "cpu") -> dict[str, Any]:
     """Read a checkpoint of `save_checkpoint`."""
+    import torch
+
     return torch.load(path, map_location=device, weights_only=True)
 
 

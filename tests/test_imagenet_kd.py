@@ -20,6 +20,7 @@ from experiments import imagenet_kd
 from experiments.cases_imagenet import objectives
 from skdcgn import distributed
 from skdcgn.cgn.teachers import miniature
+from skdcgn.configs.tinygan import PUBLISHED_IMAGENET
 from skdcgn.measure import cost
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, compose
@@ -31,7 +32,6 @@ from skdcgn.runs.store import RunRecord, Store, open_store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import PUBLISHED_IMAGENET
 from skdcgn.tinygan.records import FreshBatches
 
 SMOKE = replace(
@@ -257,7 +257,8 @@ from skdcgn.errors import InputError
 from skdcgn.cgn.teachers import miniature
 from skdcgn.tinygan.losses import LossConfig
 from skdcgn.mechanisms import Mechanism
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.configs.tinygan import NATIVE_MNIST
+from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.records import FreshBatches
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 from trivial import Config, case
 
+from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.errors import InputError
 from skdcgn.recipes.students import STUDENT, load_student
 from skdcgn.runs.lifecycle import create
 from skdcgn.runs.provenance import PROJECT, process_state, provenance, this_process
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store, open_store
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator, save_generator
+from skdcgn.tinygan.networks import TinyGANGenerator, save_generator
 
 
 @pytest.fixture

@@ -23,23 +23,16 @@ from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands.experiment import dry_run
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.recipes import students
-from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.recipes.sweep import conduct, fresh_seeds
 from skdcgn.runs.identity import identify
 from skdcgn.runs.loop import Diverged
+from skdcgn.runs.plan import SearchConfig
 from skdcgn.runs.provenance import this_process
 from skdcgn.runs.run import Run
 from skdcgn.runs.search import sweep as run_search
 from skdcgn.runs.search.studies import importances, load_study
-from skdcgn.runs.search.sweep import (
-    CategoricalDistribution,
-    Definition,
-    FloatDistribution,
-    Report,
-    SearchConfig,
-    Sweep,
-    as_yaml,
-)
+from skdcgn.runs.search.sweep import CategoricalDistribution, Definition, FloatDistribution, Report, Sweep, as_yaml
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
@@ -400,9 +393,9 @@ def test_yaml_has_whole_sections_and_what_was_searched() -> None:
         ("loss: {lamda_1: 1}", "did you mean loss.lambda_1?"),
         ("schedule: cosine", "names a field schedule"),
         ("loss: 1", "it takes fields"),
-        ("loss: {lambda_1: much}", "valid number"),
+        ("loss: {lambda_1: much}", "loss.lambda_1 is 'much': give a number of 0 or more"),
         ("loss: {kl_on: mask}", "'pixels', 'image' or 'activations'"),
-        ("loss: {lambda_1: -1}", "must not be negative"),
+        ("loss: {lambda_1: -1}", "loss.lambda_1 is -1: give a number of 0 or more"),
         ("profile: huge", "'smoke', 'quick', 'full' or 'paper'"),
         ("- 1", "holds no fields"),
         ("loss: {", "cannot be read"),
@@ -435,7 +428,7 @@ def test_config_file_may_be_json_and_name_the_profile(tmp_path: Path) -> None:
 
 def test_confirmation_needs_fresh_seeds(script: Conduct) -> None:
     for seeds in ((), (1, 0)):
-        with pytest.raises(InputError, match="others than 0"):
+        with pytest.raises(InputError, match="confirm_seeds is"):
             script(sweep_kl, confirm_seeds=seeds)
 
 

@@ -2,24 +2,20 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from skdcgn import cli
-from skdcgn.distributed import leads
-from skdcgn.measure.statistics import mean_interval
-from skdcgn.recipes.sweep import DistillationSearch, conduct
-from skdcgn.runs.lifecycle import carry_out, nearest, state_of
 from skdcgn.runs.plan import Plan
-from skdcgn.runs.search.studies import find_study, load_study
-from skdcgn.runs.search.sweep import check_same
-from skdcgn.runs.store import open_store
+
+if TYPE_CHECKING:  # what takes seconds to import is so where it is used: --help answers at once
+    import pandas as pd
+
+    from skdcgn.recipes.sweep import DistillationSearch
 
 _DRY_RUN = "--dry-run"
 
 
-def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan | DistillationSearch], description: str) -> NoReturn:
+def main(defaults: Mapping[str, Any], plan: "Callable[[Any], Plan | DistillationSearch]", description: str) -> NoReturn:
     """Run an experiment or a search as its command line says, and exit; with `--dry-run` say how far it is.
 
     Args:
@@ -34,17 +30,22 @@ def main(defaults: Mapping[str, Any], plan: Callable[[Any], Plan | DistillationS
         planned = plan(cli.parse(defaults, help_text, arguments))
         if _DRY_RUN in sys.argv[1:]:
             print(*dry_run(planned), sep="\n")
-        elif isinstance(planned, DistillationSearch):
-            conduct(planned)
-        else:
+        elif isinstance(planned, Plan):
+            from skdcgn.distributed import leads
+            from skdcgn.runs.lifecycle import carry_out
+
             results = carry_out(planned)
             if leads():
                 print(summary(results, planned.shown))
+        else:
+            from skdcgn.recipes.sweep import conduct
+
+            conduct(planned)
 
     cli.entry(work)
 
 
-def dry_run(plan: Plan | DistillationSearch) -> list[str]:
+def dry_run(plan: "Plan | DistillationSearch") -> list[str]:
     """Say how far each run of a plan is, a line each: finished, resumable, or why it would run (again).
 
     Of a search it says how many trials there are, and each run of the confirmation once the best trial is known.
@@ -52,6 +53,11 @@ def dry_run(plan: Plan | DistillationSearch) -> list[str]:
     Raises:
         InputError: a study of the search's name searches something else.
     """
+    from skdcgn.runs.lifecycle import nearest, state_of
+    from skdcgn.runs.search.studies import find_study, load_study
+    from skdcgn.runs.search.sweep import check_same
+    from skdcgn.runs.store import open_store
+
     store = open_store()
     if isinstance(plan, Plan):
         return [f"{case}: {state_of(case, store, case.config.runtime.force)}" for case in plan.everything()]
@@ -73,7 +79,7 @@ def dry_run(plan: Plan | DistillationSearch) -> list[str]:
     return [told, *dry_run(plan.confirmation(found.best))]
 
 
-def summary(results: pd.DataFrame, shown: tuple[str, ...] = ()) -> str:
+def summary(results: "pd.DataFrame", shown: tuple[str, ...] = ()) -> str:
     """Return a table of final metrics: means over seeds with their 95 % Student-t interval and n.
 
     Runs without any of the metrics, such as students put together, are listed below it with their addresses.
@@ -82,6 +88,8 @@ def summary(results: pd.DataFrame, shown: tuple[str, ...] = ()) -> str:
         results: see `runs.lifecycle.carry_out`.
         shown: the metrics; all of them by default.
     """
+    import pandas as pd
+
     metrics = [name for name in (shown or results.columns) if name in results and name != "run_id"]
     told = [name for name in results.index.names if name != "seed"]
     has_any = results[metrics].notna().any(axis=1)
@@ -98,5 +106,7 @@ def summary(results: pd.DataFrame, shown: tuple[str, ...] = ()) -> str:
 
 
 def _interval(values: list[float]) -> str:
+    from skdcgn.measure.statistics import mean_interval
+
     mean, low, high, n = mean_interval(values)
     return f"{mean:.4g}, n=1" if n == 1 else f"{mean:.4g} [{low:.4g}, {high:.4g}], n={n}"
