@@ -17,10 +17,11 @@ from torch import Tensor
 from analysis.frame import caption, style
 from analysis.frame.table import READING, Quantity, Table, cell, words
 from analysis.frame.view import PROFILES, View, dataset_title
+from skdcgn.configs.tinygan import PUBLISHED_MNIST
 from skdcgn.images import fit_resolution
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
-from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 
 EXPERIMENT = "mnist_kd"
 

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from benchmarks.published_step import PublishedDiscriminator, PublishedGenerator, PublishedTraining
 from benchmarks.timing import Machine, alternate, compare, report
 from skdcgn import cli
+from skdcgn.configs.tinygan import PUBLISHED_MNIST, DistillConfig, LossConfig, TinyGANConfig
 from skdcgn.errors import InputError
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision
-from skdcgn.tinygan.distillation import DistillConfig, Distiller
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.distillation import Distiller
+from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import Records
 
 

@@ -30,19 +30,13 @@ from benchmarks.timing import Machine, alternate, describe
 from skdcgn import cli
 from skdcgn.cgn.imagenet import CGN_256, MINIATURE, PARTS_OF, ImageNetCGN
 from skdcgn.cgn.teachers import ImageNetTeacher
+from skdcgn.configs.tinygan import NATIVE_MNIST, PUBLISHED_IMAGENET, DistillConfig, LossConfig, TinyGANConfig
 from skdcgn.files import atomic_path
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded, stream
 from skdcgn.runtime import Precision
-from skdcgn.tinygan.distillation import DistillConfig, Distiller
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import (
-    NATIVE_MNIST,
-    PUBLISHED_IMAGENET,
-    TinyGANConfig,
-    TinyGANDiscriminator,
-    TinyGANGenerator,
-)
+from skdcgn.tinygan.distillation import Distiller
+from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import Records, draw_records
 from skdcgn.tinygan.teacher_sets import StoredBatches, TeacherSet, TeacherSetConfig
 

@@ -20,12 +20,13 @@ from benchmarks.timing import Machine, alternate, compare, report
 from skdcgn import cli
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.configs.tinygan import NATIVE_MNIST, PUBLISHED_MNIST
 from skdcgn.counterfactuals.students import render
 from skdcgn.data.labels import balanced_labels
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded, stream
-from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 
 STUDENTS = {"native student": NATIVE_MNIST, "published student": PUBLISHED_MNIST}
 

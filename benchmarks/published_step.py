@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from skdcgn.tinygan.networks import TinyGANConfig
+from skdcgn.configs.tinygan import TinyGANConfig
 
 _ALPHAS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 _LAMBDA_PIXEL = 0.2

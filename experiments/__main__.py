@@ -11,11 +11,15 @@ are made at the same time, a thread each; each has a log file.
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import tyro
 
 from skdcgn import cli
-from skdcgn.commands.suite import Config, Entry, run, status
+from skdcgn.configs.suite import Config
+
+if TYPE_CHECKING:
+    from skdcgn.commands.suite import Entry
 
 ON_REAL_IMAGES = {
     "train_cgn_mnist": "--dataset",
@@ -39,8 +43,10 @@ ON_IMAGENET = ("imagenet_kd", "baseline_cgn_tinygan", "imagenet_ood")
 """Experiments on ImageNet, or on its miniature at the small profiles."""
 
 
-def entries() -> list[Entry]:
+def entries() -> "list[Entry]":
     """Return the experiments of the suite."""
+    from skdcgn.commands.suite import Entry
+
     flags = {**ON_REAL_IMAGES, **dict.fromkeys(ON_A_TEACHER, "--dataset"), **dict.fromkeys(ON_IMAGENET, "")}
     return [
         Entry(name, importlib.import_module(f"experiments.{name}"), flag, name in ON_REAL_IMAGES)
@@ -50,10 +56,11 @@ def entries() -> list[Entry]:
 
 def main() -> None:
     """Run the suite, or say how far it is, as the command line says."""
-    arguments = sys.argv[1:]
-    command = run if arguments[:1] != ["status"] else status
-    config = tyro.cli(Config, prog="python -m experiments", description=__doc__, args=arguments[command is status :])
-    command(entries(), config)
+    asked = sys.argv[1:2] == ["status"]
+    config = tyro.cli(Config, prog="python -m experiments", description=__doc__, args=sys.argv[1 + asked :])
+    from skdcgn.commands import suite  # takes seconds to import, which --help need not pay
+
+    (suite.status if asked else suite.run)(entries(), config)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Literal
 from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, GRAY_OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
+from skdcgn.configs.fields import Evaluations
 from skdcgn.runs.plan import Plan
 from skdcgn.tinygan.variants import APPENDIX_D
 
@@ -28,7 +29,7 @@ SHOWN_EPOCHS = (2, 5, 10, 15, 20, 30)
 class Config(StudentsConfig):
     """Ablation of the students' objective; `loss` is the plain one, to which each variant makes its changes."""
 
-    evaluations: int | tuple[float, ...] = tuple(epoch / EPOCHS for epoch in SHOWN_EPOCHS)
+    evaluations: Evaluations = tuple(epoch / EPOCHS for epoch in SHOWN_EPOCHS)
     """Held-out evaluations during training: how many, or at which fractions of it."""
     variant: Literal[(*APPENDIX_D, "all")] = "all"
     """The objective, see `skdcgn.tinygan.variants.APPENDIX_D`."""

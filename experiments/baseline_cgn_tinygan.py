@@ -11,16 +11,19 @@ Each is a run of its own. A finished one is not repeated, a killed one resumes; 
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from experiments.cases_imagenet import baseline, baseline_study, skdcgn_of
 from experiments.presets_imagenet import BASELINE, BaselineConfig
-from skdcgn.cgn.baseline import Parts
 from skdcgn.commands import experiment
+from skdcgn.configs.fields import PositiveInt, Some
 from skdcgn.errors import InputError
-from skdcgn.recipes.baseline_cgn_tinygan import CounterfactualRunConfig, CounterfactualSource, make_counterfactuals
+from skdcgn.recipes.configs.baseline_cgn_tinygan import ALL_SOURCES, CounterfactualRunConfig, CounterfactualSource
 from skdcgn.runs.identity import derive
 from skdcgn.runs.plan import Case, Plan
+
+if TYPE_CHECKING:
+    from skdcgn.cgn.baseline import Parts
 
 STAGES = ("tinygan", "cgn", "counterfactuals")
 
@@ -29,9 +32,9 @@ STAGES = ("tinygan", "cgn", "counterfactuals")
 class Config(BaselineConfig):
     """The baseline for ImageNet."""
 
-    counterfactuals: int = 10_000
+    counterfactuals: PositiveInt = 10_000
     """Counterfactuals of each source that are measured."""
-    sources: tuple[CounterfactualSource, ...] = get_args(CounterfactualSource)
+    sources: Some[CounterfactualSource] = ALL_SOURCES
     """What composes them; cgn and skdcgn are left out where there is no whole CGN, but --biggan and --u2net alone."""
     stage: Literal[*STAGES, "all"] = "all"
     """The last stage to run; what it needs of earlier ones is run first where that was not done before."""
@@ -59,8 +62,10 @@ def plan(config: Config) -> Plan:
     return Plan(cases, ("kind", "source"), runtime=config.runtime)
 
 
-def counterfactuals(config: Config, parts: Parts, source: CounterfactualSource, cgn: Case) -> Case:
+def counterfactuals(config: Config, parts: "Parts", source: CounterfactualSource, cgn: Case) -> Case:
     """Return the case that measures the counterfactuals of a source."""
+    from skdcgn.recipes.baseline_cgn_tinygan import make_counterfactuals
+
     needs = {}
     if source == "baseline":
         needs = {"source": cgn}

@@ -5,22 +5,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, MNISTDistillation
-from skdcgn.cgn.losses import Perceptual
-from skdcgn.cli import Profile
-from skdcgn.data.mnist import Dataset, check_available
-from skdcgn.data.weights import locate
+from skdcgn.configs.names import MNIST_CLASSES, MNIST_NOISE, Dataset, Mechanism, Perceptual, Profile
+from skdcgn.configs.tinygan import PUBLISHED_MNIST
 from skdcgn.errors import Unavailable
 from skdcgn.files import sha256
-from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.cgns import BaselineConfig, CGNConfig, make_baseline, make_cgn
-from skdcgn.recipes.composed import ComposedConfig, make_skdcgn
-from skdcgn.recipes.ood_robustness import GANRunConfig, Images, RobustnessConfig, make_gan
-from skdcgn.recipes.sources import TeacherConfig, teacher_tags
-from skdcgn.recipes.students import StudentConfig, make_student
+from skdcgn.recipes.configs.cgns import BaselineConfig, CGNConfig
+from skdcgn.recipes.configs.ood_robustness import GANRunConfig, Images, RobustnessConfig
+from skdcgn.recipes.configs.sources import TeacherConfig
+from skdcgn.recipes.configs.students import ComposedConfig, StudentConfig
 from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.plan import Case, Make
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding
 
 KD_DESCRIPTION = """Distillation of an MNIST CGN's mechanisms into TinyGAN students (Sec. 4.3).
 `heldout/*` and `final/*` are measured on noise that no training saw. Feeds **Figure 7 a-c**, Figure 11 and the MNIST
@@ -34,6 +29,8 @@ class Teacher(NamedTuple):
     tags: Mapping[str, object]
     inputs: Mapping[str, str]
     needs: Mapping[str, Case]
+    sizes: Mapping[str, int]
+    """What it fixes of its students' architecture."""
 
 
 def teacher_of(config: TeacherConfig, profile: Profile, runtime: Runtime) -> Teacher:
@@ -42,12 +39,16 @@ def teacher_of(config: TeacherConfig, profile: Profile, runtime: Runtime) -> Tea
     Raises:
         InputError: its weights are not available.
     """
+    from skdcgn.recipes.sources import teacher_tags
+
     if config.dataset == "digits" and config.checkpoint is None:
         trained = cgn_case(replace(CGNS[profile], dataset="digits", runtime=runtime))
         tags = {"teacher": "our CGN on digits", "teacher_sha256": trained.identity.digest, "stand_in": True}
-        return Teacher(config, tags, {}, {"teacher": trained})
+        sizes = {"num_classes": MNIST_CLASSES, "noise_dim": MNIST_NOISE}
+        return Teacher(config, tags, {}, {"teacher": trained}, sizes)
     teacher = config.load()
-    return Teacher(config, teacher_tags(teacher), {"teacher": teacher.sha256}, {})
+    sizes = {"num_classes": teacher.num_classes, "noise_dim": teacher.noise_dim}
+    return Teacher(config, teacher_tags(teacher), {"teacher": teacher.sha256}, {}, sizes)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Study:
 
 def style_inputs(perceptual: Perceptual) -> dict[str, str]:
     """Return what a style loss reads: it does without VGG16 where that cannot be had."""
+    from skdcgn.data.weights import locate
+
     if perceptual != "vgg16":
         return {}
     try:
@@ -109,6 +112,9 @@ def cgn_case(config: CGNConfig) -> Case:
     Raises:
         InputError: there are no real images.
     """
+    from skdcgn.data.mnist import check_available
+    from skdcgn.recipes.cgns import make_cgn
+
     check_available(config.dataset)
     description = """Adversarial training of a CGN for an MNIST variant: a teacher of our own.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
@@ -149,11 +155,13 @@ def students_study(
         description: of the runs.
 
     Raises:
-        InputError: the teacher's weights are not available.
+        InputError: the teacher's weights are not available, or the students do not fit it.
     """
     changed = overrides(config, default, ("dataset", "mechanism", "seeds", "teacher", *scope))
     study = Study(experiment, description, {"dataset": config.dataset, "overrides": changed, "paper": paper})
-    return study.with_teacher(teacher_of(config.teacher_config, config.profile, config.runtime))
+    teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
+    config.student.check_sizes(**teacher.sizes)
+    return study.with_teacher(teacher)
 
 
 def student_case(
@@ -163,7 +171,7 @@ def student_case(
     seed: int,
     told_apart: Sequence[str] = (),
     kind: type[StudentConfig] = StudentConfig,
-    make: Make = make_student,
+    make: Make | None = None,
     tags: Mapping[str, object] | None = None,
     **changes: Any,
 ) -> Case:
@@ -176,13 +184,16 @@ def student_case(
         seed: its seed.
         told_apart: words in its name that tell it from others of its mechanism and seed.
         kind: of the case's config.
-        make: the function that makes the run.
+        make: the function that makes the run, by default `make_student`.
         tags: of the run, beside those that every student has.
         changes: fields of the case's config that differ from the script's, or that the script does not have.
 
     Raises:
         InputError: the class embedding is none, or does not fit the student.
     """
+    from skdcgn.recipes.students import make_student
+    from skdcgn.tinygan.networks import load_class_embedding
+
     own = derive(kind, config, teacher=config.teacher_config, mechanism=mechanism.value, seed=seed, **changes)
     inputs = {}
     if own.class_embedding is not None:
@@ -192,7 +203,7 @@ def student_case(
         "student",
         " ".join([mechanism.value, *told_apart, f"seed {seed}"]),
         own,
-        make,
+        make or make_student,
         inputs=inputs,
         seconds=5 + 0.027 * own.distill.for_mechanism(mechanism).steps,
         parallel=True,
@@ -202,6 +213,8 @@ def student_case(
 
 def skdcgn_case(study: Study, students: Mapping[Mechanism, Case], seed: int, **tags: object) -> Case:
     """Return the case that puts three students of one seed together."""
+    from skdcgn.recipes.composed import make_skdcgn
+
     config = derive(ComposedConfig, students[Mechanism.SHAPE].config)
     needs = {mechanism.value: case for mechanism, case in students.items()}
     return study.case(
@@ -227,6 +240,9 @@ def baselines(config: BaselinesConfig) -> list[Case]:
     Raises:
         InputError: there are no real images.
     """
+    from skdcgn.data.mnist import check_available
+    from skdcgn.recipes.cgns import make_baseline
+
     check_available(config.dataset)
     description = """The baseline on MNIST: a CGN with TinyGAN generators, trained without distillation.
 `final/valid_accuracy` and `final/test_accuracy`: of a classifier that learned from its counterfactuals alone, where
@@ -260,6 +276,8 @@ def generator_case(study: Study, config: RobustnessConfig, dataset: Dataset, sou
         source: of the images.
         seed: of the generator.
     """
+    from skdcgn.recipes.ood_robustness import make_gan
+
     own = {"dataset": dataset, "runtime": config.runtime, "seeds": (seed,)}
     if source == "gan":
         gan = derive(GANRunConfig, config, dataset=dataset, gan=replace(config.gan, seed=seed))

@@ -4,34 +4,22 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from experiments.cases import Study, skdcgn_case, student_case, style_inputs
 from experiments.presets_imagenet import BASELINE, DISTILLATION, BaselineConfig, DistillationConfig
-from skdcgn.cgn.baseline import Parts
-from skdcgn.cgn.teachers import ImageNetTeacher
-from skdcgn.cli import Profile
-from skdcgn.data import miniature
-from skdcgn.data.labels import select_classes
+from skdcgn.configs.names import Mechanism, Profile
+from skdcgn.configs.tinygan import LossConfig
 from skdcgn.errors import InputError
 from skdcgn.files import sha256
-from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.baseline_cgn_tinygan import (
-    CGNRunConfig,
-    TinyGANRunConfig,
-    make_tinygan,
-    make_tinygan_cgn,
-)
-from skdcgn.recipes.sources import teacher_tags
+from skdcgn.recipes.configs.baseline_cgn_tinygan import CGNRunConfig, TinyGANRunConfig
 from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.plan import Case
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import load_class_embedding
-from skdcgn.tinygan.published import load_published_generator
-from skdcgn.tinygan.records import RealBatches
-from skdcgn.training import state_digest
+
+if TYPE_CHECKING:
+    from skdcgn.cgn.baseline import Parts
+    from skdcgn.cgn.teachers import ImageNetTeacher
 
 KD_DESCRIPTION = """Distillation of the ImageNet CGN's mechanisms into TinyGAN students (Sec. 4.1). Feeds
 **Figures 2 a-c, 6 and 15**. Where the tag `stand_in` is true, the teacher is the packaged miniature at 32x32."""
@@ -46,6 +34,8 @@ def distillation(config: DistillationConfig) -> list[Case]:
     Raises:
         InputError: the teacher's weights are not available, or a part of the config does not fit the teacher.
     """
+    from skdcgn.recipes.sources import teacher_tags
+
     teacher = checked_teacher(config)
     scope = ("dataset", "mechanism", "seeds", "teacher", "objective", "teacher_sets")
     changed = overrides(config, DISTILLATION[config.profile], scope)
@@ -65,12 +55,14 @@ def distillation(config: DistillationConfig) -> list[Case]:
     return cases
 
 
-def checked_teacher(config: DistillationConfig) -> ImageNetTeacher:
+def checked_teacher(config: DistillationConfig) -> "ImageNetTeacher":
     """Return the teacher of an experiment.
 
     Raises:
         InputError: its weights are not available, or it does not have such classes or noise.
     """
+    from skdcgn.data.labels import select_classes
+
     teacher = config.teacher_config.load()
     student, wanted = config.student, (teacher.num_classes, teacher.noise_dim)
     if (student.num_classes, student.noise_dim) != wanted:
@@ -101,7 +93,7 @@ def skdcgn_of(profile: Profile, teacher: Path | None, runtime: Runtime) -> Case:
     return distillation(config)[-1]
 
 
-def baseline_study(config: BaselineConfig, default: BaselineConfig, parts: Parts, scope: Sequence[str] = ()) -> Study:
+def baseline_study(config: BaselineConfig, default: BaselineConfig, parts: "Parts", scope: Sequence[str] = ()) -> Study:
     """Return the study of a baseline.
 
     Args:
@@ -110,6 +102,8 @@ def baseline_study(config: BaselineConfig, default: BaselineConfig, parts: Parts
         parts: what it takes of others' work.
         scope: fields that choose what to run rather than how, beside those of every baseline.
     """
+    from skdcgn.recipes.sources import teacher_tags
+
     tags = {
         "dataset": "miniature" if parts.reference.stand_in else "imagenet",
         **teacher_tags(parts.reference),
@@ -119,7 +113,7 @@ def baseline_study(config: BaselineConfig, default: BaselineConfig, parts: Parts
     return Study("baseline_cgn_tinygan", BASELINE_DESCRIPTION, tags)
 
 
-def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ()) -> dict[str, Case]:
+def baseline(config: BaselineConfig, parts: "Parts", forced: Collection[str] = ()) -> dict[str, Case]:
     """Return the cases `tinygan`, unless a checkpoint takes its place, and `cgn`, which needs it.
 
     Args:
@@ -130,6 +124,10 @@ def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ())
     Raises:
         InputError: a file is missing or damaged, or the parts do not fit each other.
     """
+    from skdcgn.recipes.baseline_cgn_tinygan import make_tinygan, make_tinygan_cgn
+    from skdcgn.tinygan.published import load_published_generator
+    from skdcgn.training import state_digest
+
     study = baseline_study(derive(BaselineConfig, config), BASELINE[config.profile], parts)
     runtime = {
         kind: replace(config.runtime, force=config.runtime.force and kind in forced) for kind in ("tinygan", "cgn")
@@ -168,12 +166,18 @@ def baseline(config: BaselineConfig, parts: Parts, forced: Collection[str] = ())
     return cases
 
 
-def tinygan_inputs(config: TinyGANRunConfig, parts: Parts) -> dict[str, str]:
+def tinygan_inputs(config: TinyGANRunConfig, parts: "Parts") -> dict[str, str]:
     """Return what identifies the weights and images of a distillation, and check that they fit each other.
 
     Raises:
         InputError: real images are needed and not given, or a file is missing, damaged, or does not fit the teacher.
     """
+    import torch
+
+    from skdcgn.data import miniature
+    from skdcgn.tinygan.networks import load_class_embedding
+    from skdcgn.tinygan.records import RealBatches
+
     architecture, teacher = config.recipe.architecture, parts.reference
     wanted = (teacher.resolution, teacher.num_classes, teacher.noise_dim)
     own = (architecture.resolution, architecture.num_classes, architecture.noise_dim)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from experiments.cases import Study, teacher_of
 from experiments.presets import PROFILES
-from skdcgn.cgn.miniature import FITTED, FitConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.cgns import MiniatureConfig, PartConfig, make_miniature, make_part
-from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.configs.cgn import FITTED, FitConfig
+from skdcgn.configs.fields import PositiveInt, Seed
+from skdcgn.recipes.configs.cgns import MiniatureConfig, PartConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.plan import Case, Plan, RunConfig
 
@@ -31,9 +32,9 @@ class Config(RunConfig):
     """Fit of the miniature ImageNet CGN, on the CPU."""
 
     fit: FitConfig
-    seed: int = 0
+    seed: Seed = 0
     """Of initial weights and noise."""
-    per_class: int = 100
+    per_class: PositiveInt = 100
     """Images of each class that the miniature is scored on."""
     teacher: Path | None = None
     """Another checkpoint of the Wildlife-MNIST CGN than the authors'."""
@@ -49,6 +50,8 @@ DEFAULTS = {
 
 def plan(config: Config) -> Plan:
     """Return a case for each part, and one that puts them together."""
+    from skdcgn.recipes.cgns import make_miniature, make_part
+
     teacher_config = MNISTTeacherConfig("wildlife", config.teacher)
     changed = overrides(config, DEFAULTS[config.profile], ("seed", "teacher", "out"))
     tags = {"dataset": "wildlife", "seed": config.seed, "source": "miniature", "overrides": changed}

@@ -16,10 +16,9 @@ from itertools import product
 from experiments.cases import Study
 from experiments.cases_imagenet import baseline, checked_teacher, skdcgn_of
 from experiments.presets_imagenet import BASELINE, DISTILLATION
-from skdcgn.classifiers.ensemble import EnsembleConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.imagenet_ood import EnsembleRunConfig, EnsemblesConfig, EnsembleSource, make_ensemble, run_inputs
-from skdcgn.recipes.sources import teacher_tags
+from skdcgn.configs.classifiers import EnsembleConfig
+from skdcgn.recipes.configs.imagenet_ood import EnsembleRunConfig, EnsemblesConfig, EnsembleSource
 from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.plan import Case, Plan
 
@@ -53,6 +52,9 @@ DEFAULTS = {
 
 def plan(config: EnsemblesConfig) -> Plan:
     """Return a case for each source and seed; those need the cases of what draws their counterfactuals."""
+    from skdcgn.recipes.imagenet_ood import make_ensemble, run_inputs
+    from skdcgn.recipes.sources import teacher_tags
+
     students = replace(DISTILLATION[config.profile], teacher=config.teacher)
     teacher = checked_teacher(students)
     inputs, reason = run_inputs(config, teacher)

@@ -15,7 +15,8 @@ from typing import Literal
 from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.students import ConvergenceConfig, make_converging_student
+from skdcgn.configs.fields import Evaluations, Fraction, NonNegativeFloat
+from skdcgn.recipes.configs.students import ConvergenceConfig
 from skdcgn.runs.plan import Plan
 from skdcgn.tinygan.variants import KL_TERMS
 
@@ -27,13 +28,13 @@ DESCRIPTION = """Steps to a fixed held-out fidelity with and without KL, seed by
 class Config(StudentsConfig):
     """Convergence with and without KL; `loss` is the objective without it, to which a KL term is added."""
 
-    evaluations: int | tuple[float, ...] = EPOCHS
+    evaluations: Evaluations = EPOCHS
     """Held-out evaluations during training: one for each of the paper's epochs."""
     kl: Literal[(*KL_TERMS, "all")] = "all"
     """The KL term, see `skdcgn.tinygan.variants.KL_TERMS`."""
-    target_iou: float = 0.5
+    target_iou: Fraction = 0.5
     """The held-out mask IoU to reach (shape)."""
-    target_l1: float = 0.05
+    target_l1: NonNegativeFloat = 0.05
     """The held-out L1 to reach (texture, background)."""
 
 
@@ -42,6 +43,8 @@ DEFAULTS = {profile: Config(profile, **OBJECTIVES[profile]) for profile in PROFI
 
 def plan(config: Config) -> Plan:
     """Return a case for each seed, mechanism and KL term."""
+    from skdcgn.recipes.students import make_converging_student
+
     terms = list(KL_TERMS) if config.kl == "all" else [config.kl]
     study = students_study(
         "kl_convergence", config, DEFAULTS[config.profile], ("kl",), "Appendix D.2, Fig. 15", DESCRIPTION

@@ -17,7 +17,7 @@ from typing import Literal
 from experiments.cases import student_case, students_study
 from experiments.presets import GRAY_OBJECTIVES, STUDENTS, StudentsConfig
 from skdcgn.commands import experiment
-from skdcgn.recipes.students import ClassMeansConfig, make_class_means, make_responding_student
+from skdcgn.recipes.configs.students import ClassMeansConfig
 from skdcgn.runs.identity import derive
 from skdcgn.runs.plan import Plan
 
@@ -43,6 +43,8 @@ DEFAULTS = {
 
 def plan(config: Config) -> Plan:
     """Return the class means of each mechanism, and a case for each seed, mechanism and pairing."""
+    from skdcgn.recipes.students import make_class_means, make_responding_student
+
     pairings = ["exact", "published"] if config.pairing == "all" else [config.pairing]
     study = students_study("noise_pairing", config, DEFAULTS[config.profile], ("pairing",), "Sec. 4.3", DESCRIPTION)
     means = [

@@ -15,18 +15,11 @@ from dataclasses import replace
 from itertools import product
 
 from experiments.cases import Study, generator_case, teacher_of
-from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
-from skdcgn.counterfactuals.gan import GANConfig
-from skdcgn.data.mnist import check_available
-from skdcgn.recipes.ood_robustness import (
-    ALL_IMAGES,
-    GENERATOR,
-    ClassifierRunConfig,
-    RobustnessConfig,
-    make_classifier,
-)
-from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.counterfactuals import GANConfig
+from skdcgn.recipes.configs.ood_robustness import ALL_IMAGES, ClassifierRunConfig, RobustnessConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.runs.identity import derive, overrides
 from skdcgn.runs.plan import Plan
 
@@ -63,6 +56,9 @@ DEFAULTS = {
 
 def plan(config: RobustnessConfig) -> Plan:
     """Return a case for each data set, source and seed; those need the cases of their generators."""
+    from skdcgn.data.mnist import check_available
+    from skdcgn.recipes.ood_robustness import GENERATOR, make_classifier
+
     for dataset in config.datasets:
         check_available(dataset)
     changed = overrides(config, DEFAULTS[config.profile], ("datasets", "sources", "seeds"))

@@ -8,18 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
-from skdcgn.classifiers.invariant import ClassifierConfig
-from skdcgn.cli import Profile
-from skdcgn.data.mnist import Dataset
-from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.cgns import BaselineConfig, CGNConfig
-from skdcgn.recipes.sources import MNISTTeacherConfig
-from skdcgn.recipes.students import Distillation
-from skdcgn.runs.search.sweep import SearchConfig
-from skdcgn.tinygan.distillation import DistillConfig
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_MNIST
+from skdcgn.configs.cgn import PUBLISHED, CGNTrainingConfig
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.fields import Seed, Seeds
+from skdcgn.configs.names import Dataset, Mechanism, Profile
+from skdcgn.configs.tinygan import NATIVE_MNIST, PUBLISHED_MNIST, DistillConfig, LossConfig
+from skdcgn.errors import InputError
+from skdcgn.recipes.configs.cgns import BaselineConfig, CGNConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
+from skdcgn.recipes.configs.students import Distillation
+from skdcgn.runs.plan import SearchConfig
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 EPOCHS, EPOCH_STEPS = 30, 10_000 // 64
@@ -45,7 +43,7 @@ class MNISTDistillation(Distillation):
 class StudentsConfig(MNISTDistillation):
     """What every study of students has in its config; a study adds the field that it varies."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """One student for each seed, mechanism and case of the study."""
     mechanism: Literal["shape", "texture", "background", "all"] = "all"
     """The mechanism to distill."""
@@ -135,7 +133,7 @@ CGNS: Mapping[Profile, CGNConfig] = {
 class BaselinesConfig(BaselineConfig):
     """Training of CGNs with TinyGAN generators; `training.seed` is overwritten by each of `seeds`."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """One baseline for each seed."""
 
 
@@ -151,14 +149,19 @@ class SweepConfig(MNISTDistillation):
     """Search of a distillation's hyperparameters; what is not searched stays as it is here."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
-    confirm_seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    confirm_seeds: Seeds = (1, 2, 3, 4, 5)
     """Fresh seeds, on which the best trial is trained again beside the paper's values."""
     mechanism: Literal["shape", "texture", "background"] = "shape"
     """The mechanism to distill; the objective is held-out IoU for shape, held-out L1 for the others."""
-    seed: int = 0
+    seed: Seed = 0
     """Of every trial's training: one for all, so that trials differ by their parameters alone."""
     out: Path | None = None
     """Folder that gets best.yaml, trials.csv and confirmation.csv, as the study's run does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed in self.confirm_seeds:
+            raise InputError(f"confirm_seeds is {self.confirm_seeds}: give seeds that no trial has, not {self.seed}.")
 
 
 _TRIAL = DistillConfig(

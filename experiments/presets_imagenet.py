@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.presets import EPOCHS, NATIVE_DISTILL, NATIVE_LOSS, SMOKE_DISTILL, StudentsConfig
-from skdcgn.cgn.reconstruction import ReconstructionConfig
-from skdcgn.cli import Profile
-from skdcgn.recipes.baseline_cgn_tinygan import CGNRecipe, PartsConfig, TinyGANRecipe
-from skdcgn.recipes.sources import ImageNetTeacherConfig
+from skdcgn.configs.cgn import ReconstructionConfig
+from skdcgn.configs.fields import Seed, Share
+from skdcgn.configs.names import Precision, Profile
+from skdcgn.configs.tinygan import NATIVE_MNIST, PUBLISHED_IMAGENET, DistillConfig, LossConfig
+from skdcgn.recipes.configs.baseline_cgn_tinygan import CGNRecipe, PartsConfig, TinyGANRecipe
+from skdcgn.recipes.configs.sources import ImageNetTeacherConfig
 from skdcgn.runs.plan import RunConfig
-from skdcgn.runtime import Precision
-from skdcgn.tinygan.distillation import DistillConfig
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import NATIVE_MNIST, PUBLISHED_IMAGENET
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class DistillationConfig(StudentsConfig):
     """The CGN authors' teacher at 256x256, or its packaged miniature at 32x32 with ten classes."""
     classes: str = "all"
     """all, animals, best (those the CGN authors found to work well), or ids such as 0-99 or 1,5,7."""
-    truncation: float | None = None
+    truncation: Share | None = None
     """Truncation of the teacher's noise; CGN's own 0.5 by default, 1 for the miniature."""
     teacher_precision: Precision = "fp32"
     """Precision that the teacher renders with."""
@@ -93,7 +91,7 @@ class BaselineConfig(RunConfig):
 
     tinygan: TinyGANRecipe
     cgn: CGNRecipe
-    seed: int = 0
+    seed: Seed = 0
     """Of weights, noise and labels."""
     real_images: Path | None = None
     """ImageFolder of real images, such as ImageNet's train; the miniature's are made here where it is left out."""

@@ -2,27 +2,30 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from experiments.cases import students_study
 from experiments.presets import SweepConfig
-from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.students import StudentConfig
-from skdcgn.recipes.sweep import DistillationSearch, make_trial
+from skdcgn.configs.names import Mechanism
+from skdcgn.recipes.configs.students import StudentConfig
 from skdcgn.runs.identity import derive, identify
-from skdcgn.runs.search.studies import Direction
-from skdcgn.runs.search.sweep import Definition, Params, Space
+
+if TYPE_CHECKING:
+    from skdcgn.recipes.sweep import DistillationSearch
+    from skdcgn.runs.search.studies import Direction
+    from skdcgn.runs.search.sweep import Params, Space
 
 
 def search_of(
     experiment: str,
     config: SweepConfig,
     default: SweepConfig,
-    space: Space,
-    first: Sequence[Params],
-    references: Mapping[str, Params],
+    space: "Space",
+    first: "Sequence[Params]",
+    references: "Mapping[str, Params]",
     paper: str,
     description: str,
-) -> DistillationSearch:
+) -> "DistillationSearch":
     """Return a search; the student's parameters are a second objective where `space` has `student.width`.
 
     Args:
@@ -36,9 +39,11 @@ def search_of(
         description: of every run.
 
     Raises:
-        InputError: the teacher's weights are not available, the study cannot have its name, or the confirmation has no
-            fresh seeds.
+        InputError: the teacher's weights are not available, or a part of the config does not fit the teacher.
     """
+    from skdcgn.recipes.sweep import DistillationSearch, make_trial
+    from skdcgn.runs.search.sweep import Definition
+
     study = students_study(experiment, config, default, ("search", "confirm_seeds", "out"), paper, description)
     setting = derive(StudentConfig, config, teacher=config.teacher_config, frechet=False)
     directions: dict[str, Direction] = {"iou": "maximize"} if config.mechanism == "shape" else {"l1": "minimize"}

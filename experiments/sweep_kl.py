@@ -9,11 +9,15 @@ trial is trained again on fresh seeds beside Eq. 6, the published module, and no
 any script with `--config`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
 from skdcgn.commands import experiment
-from skdcgn.recipes.sweep import DistillationSearch
-from skdcgn.runs.search.sweep import CategoricalDistribution, FloatDistribution, Params, Space
+
+if TYPE_CHECKING:
+    from skdcgn.recipes.sweep import DistillationSearch
+    from skdcgn.runs.search.sweep import Space
 
 DESCRIPTION = """A search of the KL term, its weight, temperature, direction and what it compares (Eq. 6): a study, its
 trials below it, and a confirmation: the best trial beside Eq. 6, the published module and no KL, on seeds that no trial
@@ -21,30 +25,35 @@ saw. Feeds the notebook **sweeps**."""
 
 DEFAULTS = {profile: SweepConfig(profile, **SEARCHES[profile]) for profile in PROFILES}
 
-SPACE: Space = {
-    "loss.kl": FloatDistribution(0.01, 30.0, log=True),
-    "loss.kl_on": CategoricalDistribution(("pixels", "image", "activations")),
-    "loss.kl_direction": CategoricalDistribution(("teacher_student", "student_teacher")),
-    "loss.temperature": FloatDistribution(0.5, 16.0, log=True),
-}
 
-
-def _params(kl: float, kl_on: str, direction: str, temperature: float) -> Params:
-    return dict(zip(SPACE, (kl, kl_on, direction, temperature), strict=True))
+def _fields(kl: Any, kl_on: Any, direction: Any, temperature: Any) -> dict[str, Any]:
+    return {"loss.kl": kl, "loss.kl_on": kl_on, "loss.kl_direction": direction, "loss.temperature": temperature}
 
 
 # The paper gives no lambda_KL: 1, the weight that every other unscaled term has. Eq. 6 does not say either whether
 # its distributions are over each pixel's values or over an image's pixels.
-PAPER = _params(1.0, "pixels", "teacher_student", 1.0)
-OVER_IMAGE = _params(1.0, "image", "teacher_student", 1.0)
-PUBLISHED_MODULE = _params(1.0, "activations", "student_teacher", 8.0)
+PAPER = _fields(1.0, "pixels", "teacher_student", 1.0)
+OVER_IMAGE = _fields(1.0, "image", "teacher_student", 1.0)
+PUBLISHED_MODULE = _fields(1.0, "activations", "student_teacher", 8.0)
 REFERENCES = {"Eq. 6": PAPER, "the published module": PUBLISHED_MODULE, "no KL": {"loss.kl": 0.0}}
 
 
-def plan(config: SweepConfig) -> DistillationSearch:
+def space() -> "Space":
+    """Return what is searched."""
+    from skdcgn.runs.search.sweep import CategoricalDistribution, FloatDistribution
+
+    return _fields(
+        FloatDistribution(0.01, 30.0, log=True),
+        CategoricalDistribution(("pixels", "image", "activations")),
+        CategoricalDistribution(("teacher_student", "student_teacher")),
+        FloatDistribution(0.5, 16.0, log=True),
+    )
+
+
+def plan(config: SweepConfig) -> "DistillationSearch":
     """Return the study, and what its best trial is compared with."""
     default, first = DEFAULTS[config.profile], [PAPER, PUBLISHED_MODULE, OVER_IMAGE]
-    return search_of("sweep_kl", config, default, SPACE, first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION)
+    return search_of("sweep_kl", config, default, space(), first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION)
 
 
 if __name__ == "__main__":

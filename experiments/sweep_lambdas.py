@@ -10,12 +10,16 @@ trial and the paper's values are trained again on fresh seeds; `best.yaml` then 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
 from skdcgn.commands import experiment
-from skdcgn.recipes.sweep import DistillationSearch
-from skdcgn.runs.search.sweep import CategoricalDistribution, FloatDistribution, IntDistribution, Params, Space
+from skdcgn.configs.fields import PositiveInt
+
+if TYPE_CHECKING:
+    from skdcgn.recipes.sweep import DistillationSearch
+    from skdcgn.runs.search.sweep import Params, Space
 
 DESCRIPTION = """A search of λ1 and λ2, the weights of pixel distance and adversarial term (Eq. 7): a study, its trials
 below it, and a confirmation: the best trial beside the paper's values, on seeds that no trial saw. Feeds the notebook
@@ -30,15 +34,17 @@ class Config(SweepConfig):
     """Search the decay of lambda_1 by epoch too."""
     n_critic: bool = False
     """Search how often the adversarial term enters the student's objective too."""
-    widths: tuple[int, ...] = ()
+    widths: tuple[PositiveInt, ...] = ()
     """Search the student's width among these too; its size is then a second objective."""
 
 
 DEFAULTS = {profile: Config(profile, **SEARCHES[profile]) for profile in PROFILES}
 
 
-def space(config: Config) -> tuple[Space, Params]:
+def space(config: Config) -> "tuple[Space, Params]":
     """Return what is searched, and the paper's values of it."""
+    from skdcgn.runs.search.sweep import CategoricalDistribution, FloatDistribution, IntDistribution
+
     searched = {
         "loss.lambda_1": (FloatDistribution(0.01, 30.0, log=True), 0.2),
         "loss.lambda_2": (FloatDistribution(1e-4, 1.0, log=True), 0.01),
@@ -52,7 +58,7 @@ def space(config: Config) -> tuple[Space, Params]:
     return {name: pair[0] for name, pair in searched.items()}, {name: pair[1] for name, pair in searched.items()}
 
 
-def plan(config: Config) -> DistillationSearch:
+def plan(config: Config) -> "DistillationSearch":
     """Return the study, and what its best trial is compared with."""
     searched, paper = space(config)
     default, references = DEFAULTS[config.profile], {"the paper's values": paper}

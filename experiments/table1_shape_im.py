@@ -15,11 +15,10 @@ from itertools import product
 
 from experiments.cases import Study, style_inputs, teacher_of
 from experiments.presets import PROFILES
-from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainingConfig
-from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import experiment
-from skdcgn.data.mnist import check_available
-from skdcgn.recipes.table1_shape_im import CGN, ModifiedCGNConfig, ShapeStudyConfig, make_modified_cgn, make_reading
+from skdcgn.configs.cgn import PUBLISHED, CGNTrainingConfig
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.recipes.configs.table1_shape_im import ModifiedCGNConfig, ShapeStudyConfig
 from skdcgn.runs.identity import overrides
 from skdcgn.runs.plan import Case, Plan
 
@@ -48,9 +47,10 @@ _CGNS = {
     "full": dict(training=CGNTrainingConfig(steps=10_000), finetune=CGNTrainingConfig(steps=3000, texture_warmup=0)),
     "paper": dict(training=replace(PUBLISHED, steps=46_000), finetune=replace(PUBLISHED, steps=46_000)),
 }
+_SMOKE_CLASSIFIER = ClassifierConfig(epochs=1, batch_size=60)
 _QUICK_CLASSIFIER = ClassifierConfig(epochs=10, batch_size=32, gamma=0.85)
 _CLASSIFIERS = {
-    "smoke": dict(images=60, per_mask=2, classifier=ClassifierConfig(epochs=1), unpermuted_epochs=1, test_images=50),
+    "smoke": dict(images=60, per_mask=2, classifier=_SMOKE_CLASSIFIER, unpermuted_epochs=1, test_images=50),
     "quick": dict(images=2700, per_mask=2, classifier=_QUICK_CLASSIFIER, unpermuted_epochs=2, test_images=1000),
     "full": dict(images=20_000, per_mask=4, classifier=ClassifierConfig(epochs=8), unpermuted_epochs=2),
     "paper": dict(images=100_000, per_mask=10, classifier=ClassifierConfig(precision="fp32"), unpermuted_epochs=10),
@@ -61,9 +61,7 @@ DEFAULTS = {
         profile,
         two_way_images=_TWO_WAY[profile][0],
         two_way_epochs=_TWO_WAY[profile][1],
-        **_SCALES[profile],
-        **_CGNS[profile],
-        **_CLASSIFIERS[profile],
+        **{**_SCALES[profile], **_CGNS[profile], **_CLASSIFIERS[profile]},
     )
     for profile in PROFILES
 }
@@ -71,6 +69,9 @@ DEFAULTS = {
 
 def plan(config: ShapeStudyConfig) -> Plan:
     """Return a case for each reading and seed; those of a CGN that is trained here need its case."""
+    from skdcgn.data.mnist import check_available
+    from skdcgn.recipes.table1_shape_im import CGN, make_modified_cgn, make_reading
+
     check_available(config.dataset)
     scope = ("interventions", "when", "init", "labels", "strengths", "strengths_when", "seeds", "dataset", "teacher")
     changed = overrides(config, DEFAULTS[config.profile], scope)
@@ -89,8 +90,8 @@ def plan(config: ShapeStudyConfig) -> Plan:
         own = config.reading(reading, seed)
         images = own.images * own.classifier.epochs + 2 * own.two_way_images * own.two_way.epochs
         tags = {**reading.tags, "seed": seed, "source": source}
-        name, seconds = f"{reading}, seed {seed}", 2 + 4.5e-4 * images
-        cases.append(told.case("classifier", name, own, make_reading, seconds=seconds, **tags))
+        name = f"{reading}, seed {seed}"
+        cases.append(told.case("classifier", name, own, make_reading, seconds=2 + 4.5e-4 * images, **tags))
     shown = ("train_accuracy", "valid_accuracy", "test_accuracy", "two_way_accuracy")
     return Plan(cases, ("intervention", "strength", "when", "init", "labels", "seed"), shown, config.runtime)
 

@@ -4,22 +4,21 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from skdcgn import distributed
+from skdcgn.configs.fields import check
 from skdcgn.errors import InputError, Interrupted, disk_fault
 
 Config = TypeVar("Config")
-Profile = Literal["smoke", "quick", "full", "paper"]
-"""smoke: tests. quick: a first look on a laptop. full: our best answer. paper: the published setting."""
 
 
 def parse(defaults: Mapping[str, Config], description: str | None = None, args: Sequence[str] | None = None) -> Config:
@@ -77,7 +76,7 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
     Raises:
         InputError: there is no such field, or it cannot have such a value.
     """
-    hints = get_type_hints(type(config))
+    hints = get_type_hints(type(config), include_extras=True)
     changes = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -91,11 +90,7 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
                 raise InputError(f"{source} gives {name} the value {value!r}: it takes fields, as in `{key}: {{...}}`.")
             changes[key] = override(current, value, source, f"{name}.")
             continue
-        try:
-            changes[key] = TypeAdapter(hints[key]).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise InputError(f"{source} gives {name} the value {value!r}: {reason[0].lower()}{reason[1:]}.") from None
+        changes[key] = check(f"{source}: {name}", value, hints[key], strict=False)
     return dataclasses.replace(config, **changes)
 
 
@@ -108,7 +103,7 @@ def entry(main: Callable[[], object]) -> NoReturn:
     try:
         main()
     except InputError as error:
-        if distributed.speaks():
+        if speaks():
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except Interrupted as interruption:
@@ -118,8 +113,34 @@ def entry(main: Callable[[], object]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush has nowhere to go
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if (told := disk_fault(error)) is None:
+        if (told := disk_fault(error) or _out_of_memory(error)) is None:
             raise
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """Return one sentence on the memory that an error is about, if it is."""
+    if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+        return None
+    return f"there is not enough memory for this ({' '.join(str(error).split())[:200]}): give smaller numbers."
+
+
+def speaks(patience: float = 30.0) -> bool:
+    """Whether this process, which is about to refuse its input, is the one to say why.
+
+    torchrun ends the other processes by a signal as soon as one has failed. So the first process speaks, and another
+    one waits for that signal before it leaves; where none comes, it alone has something to refuse, and says so.
+
+    Args:
+        patience: seconds to wait.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        return True
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    deadline = time.monotonic() + patience
+    while not signals and time.monotonic() < deadline:
+        time.sleep(0.05)  # a signal may come to another thread, and would not end one long sleep
+    return not signals

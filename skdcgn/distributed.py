@@ -16,8 +16,6 @@ methods and the names of their weights, may run several times before a backward 
 import contextlib
 import datetime
 import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -62,25 +60,6 @@ def own_device(device: torch.device) -> torch.device:
 def leads() -> bool:
     """Whether this process is the only one or the first that torchrun started; known outside of `group` as well."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def speaks(patience: float = 30.0) -> bool:
-    """Whether this process, which is about to refuse its input, is the one to say why.
-
-    torchrun ends the other processes by a signal as soon as one has failed. So the first process speaks, and another
-    one waits for that signal before it leaves; where none comes, it alone has something to refuse, and says so.
-
-    Args:
-        patience: seconds to wait.
-    """
-    if leads():
-        return True
-    signals: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    deadline = time.monotonic() + patience
-    while not signals and time.monotonic() < deadline:
-        time.sleep(0.05)  # a signal may come to another thread, and would not end one long sleep
-    return not signals
 
 
 def rank() -> int:

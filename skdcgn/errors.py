@@ -16,6 +16,16 @@ class Unavailable(InputError):
     """A file is not on this machine and cannot be had: all that a caller may go on without, unlike a damaged one."""
 
 
+class Diverged(InputError):
+    """A loss is not a finite number any more."""
+
+    def __init__(self, loss: str, value: float, step: int) -> None:
+        super().__init__(
+            f"loss {loss!r} is {value} at step {step}: lower the learning rate or the weight of the loss, and see "
+            "whether the teacher's outputs are finite."
+        )
+
+
 class Interrupted(Exception):
     """A signal asked the run to end; it left a checkpoint and can be resumed."""
 

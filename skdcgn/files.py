@@ -10,10 +10,12 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
 
 _CHECKSUM_BYTES = 32  # what a checkpoint begins with: the SHA-256 of the rest
 
@@ -65,6 +67,8 @@ def _name(error: OSError, path: Path) -> None:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all, tensors and plain values only, and keep the one before it beside it."""
+    import torch  # takes seconds, which reading a config or making a plan need not pay
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic_path(path) as temporary:
@@ -75,7 +79,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             path.replace(_previous(path))
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+def load_checkpoint(path: Path, device: "torch.device | str" = "cpu") -> dict[str, Any] | None:
     """Read the latest checkpoint of `save_checkpoint` that is whole; None where there is none.
 
     A damaged one is removed, so that it never takes the place of a good one, and a line on stderr says so.
@@ -108,8 +112,10 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def _read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _read_checkpoint(path: Path, device: "torch.device | str") -> dict[str, Any]:
     """Read one checkpoint; an UnpicklingError says that its checksum is wrong, or that it holds code."""
+    import torch
+
     content = path.read_bytes()
     checksum = content[:_CHECKSUM_BYTES]
     if hashlib.sha256(memoryview(content)[_CHECKSUM_BYTES:]).digest() != checksum:

@@ -7,47 +7,20 @@ the [-1, 1] image space that students and discriminators work in.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skdcgn.configs.names import Intervention, Mechanism
 from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution
-
-Intervention = Literal["none", "noise", "rotation", "transparency", "rotation_transparency"]
 
 MASK_EPSILON = 1e-4
 """CGN clamps its masks to [MASK_EPSILON, 1 - MASK_EPSILON]."""
 
 _TRANSPARENCY = 0.75
-
-
-class Mechanism(StrEnum):
-    """One of the independent mechanisms (IM) of a CGN."""
-
-    SHAPE = "shape"
-    TEXTURE = "texture"
-    BACKGROUND = "background"
-
-    @property
-    def channels(self) -> int:
-        """Channels of the mechanism's output: 1 for a mask, 3 for color."""
-        return 1 if self is Mechanism.SHAPE else 3
-
-    def to_image(self, output: Tensor, channels: int) -> Tensor:
-        """Map a mechanism's output (B, C, H, W) to an image in [-1, 1] with `channels` channels.
-
-        A one-channel mask becomes gray RGB where three channels are asked for, as the published students see it.
-        """
-        image = 2 * output - 1 if self is Mechanism.SHAPE else output
-        return image.expand(-1, channels, -1, -1)
-
-    def from_image(self, image: Tensor) -> Tensor:
-        """Invert `to_image`: (B, C, H, W) in [-1, 1] to this mechanism's own range and channels."""
-        return (image.mean(dim=1, keepdim=True) + 1) / 2 if self is Mechanism.SHAPE else image
 
 
 def compose(mask: Tensor, texture: Tensor, background: Tensor) -> Tensor:

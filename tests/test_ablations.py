@@ -174,7 +174,7 @@ def _smoke(script: ModuleType, teacher: Path, **changes: object) -> StudentsConf
 
 
 def test_a_run_that_never_reaches_its_target_has_no_number_of_steps(store: Store, random_checkpoint: Path) -> None:
-    results = carry_out(kl_convergence.plan(_smoke(kl_convergence, random_checkpoint, kl="none", target_iou=2.0)))
+    results = carry_out(kl_convergence.plan(_smoke(kl_convergence, random_checkpoint, kl="none", target_iou=1.0)))
     assert "iou" in results
     assert "steps_to_target" not in results
 
@@ -267,8 +267,8 @@ def test_a_student_of_the_authors_teacher_answers_to_noise(data_dir: Path, store
     ("script", "flags", "words"),
     [
         (ablation_losses, ("--dataset", "digits", "--teacher", "x.pth"), "leave --teacher out"),
-        (kl_convergence, ("--loss.kl", "-1"), "negative"),
-        (kl_convergence, ("--dataset", "digits", "--heldout-per-class", "0"), "--heldout-per-class 0"),
+        (kl_convergence, ("--loss.kl", "-1"), "kl is -1.0"),
+        (kl_convergence, ("--dataset", "digits", "--heldout-per-class", "0"), "heldout_per_class is 0"),
         (noise_pairing, ("--teacher", "missing.pth"), "missing.pth"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -19,6 +19,7 @@ from skdcgn.cgn.baseline import TinyGANImageNetCGN, UnconstrainedTeacher
 from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
 from skdcgn.cgn.teachers import ImageNetTeacher
 from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
+from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.data import labels as data_labels
 from skdcgn.data import miniature as miniature_data
 from skdcgn.data import weights
@@ -31,7 +32,7 @@ from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.store import Store
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches, RealBatches
 from skdcgn.training import state_digest
 
@@ -105,7 +106,7 @@ def test_real_image_terms_by_hand() -> None:
     terms = generator_terms(image, image, [], [], scores[1], config, 0, True, scores[3])
     assert terms["adversarial_real"].item() == pytest.approx(0.2 * 0.5 * 0.5)
     assert LossConfig(feature=0, lambda_2=0, real=0.2).needs_discriminator
-    with pytest.raises(InputError, match="negative"):
+    with pytest.raises(InputError, match=r"^real is -1\.0"):
         LossConfig(real=-1.0)
 
 
@@ -354,8 +355,8 @@ def test_students_are_needed_where_their_counterfactuals_are_measured() -> None:
 def test_official_tinygan_takes_the_first_stages_place(experiment, store: Store, monkeypatch, tmp_path: Path) -> None:
     with seeded(0, "checkpoint"):
         generator = TinyGANGenerator(replace(ARCHITECTURE, label_input="none"))
-    for module in (cases_imagenet, baseline_cgn_tinygan_recipe):
-        monkeypatch.setattr(module, "load_published_generator", lambda path, classes: generator)
+    for module in ("skdcgn.tinygan.published", "skdcgn.recipes.baseline_cgn_tinygan"):
+        monkeypatch.setattr(f"{module}.load_published_generator", lambda path, classes: generator)
     checkpoint = tmp_path / "model_18.tar"
     checkpoint.touch()
     config = replace(experiment, tinygan_checkpoint=checkpoint)

@@ -12,12 +12,13 @@ import tyro
 
 from benchmarks import distillation_step, imagenet_step, inference, teacher_sampling, timing
 from benchmarks.published_step import PublishedDiscriminator, PublishedGenerator, PublishedTraining
+from skdcgn.configs.tinygan import PUBLISHED_MNIST
 from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
 from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANConfig, TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import Records
 
 TINY = TinyGANConfig(

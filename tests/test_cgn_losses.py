@@ -161,11 +161,11 @@ def test_terms_without_weight_or_features_are_left_out(features: StyleFeatures) 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"mask_interval": (0.9, 0.1)}, "mask interval"),
-        ({"patch_size": 200}, "have 0 positions"),
+        ({"mask_interval": (0.9, 0.1)}, "mask_interval"),
+        ({"patch_size": 200}, "give at most 0"),
         ({"patch_positions": 0}, "patch_positions"),
-        ({"binary": -1.0}, "negative"),
-        ({"reconstruction": 0, "binary": 0, "mask_size": 0, "background": 0}, "needs a loss"),
+        ({"binary": -1.0}, "binary is -1.0"),
+        ({"reconstruction": 0.0, "binary": 0.0, "mask_size": 0.0, "background": 0.0}, "nothing to learn from"),
     ],
 )
 def test_impossible_losses_are_refused(wrong: dict, words: str) -> None:

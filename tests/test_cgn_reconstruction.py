@@ -13,11 +13,12 @@ from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
 from skdcgn.cgn.losses import CGNLossConfig
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer, render_all
 from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
+from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.data import weights
 from skdcgn.errors import InputError, Unavailable
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 from skdcgn.randomness import seeded, stream
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 
 CONFIG = ReconstructionConfig(
     steps=4,
@@ -196,7 +197,7 @@ def test_defaults_are_cgns_own() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"steps": 0}, "at least 1"), ({"steps": 7}, "whole number"), ({"truncation": 0.0}, "truncation")],
+    [({"steps": 0}, "steps is 0"), ({"steps": 7}, "multiple of accumulate, 2"), ({"truncation": 0.0}, "truncation")],
 )
 def test_impossible_trainings_are_refused(wrong: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):

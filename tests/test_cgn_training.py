@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from skdcgn.cgn import losses as cgn_losses
-from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainer, CGNTrainingConfig
+from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
 from skdcgn.cgn.baseline import TinyGANCGN
 from skdcgn.cgn.losses import StyleFeatures
 from skdcgn.cgn.mnist import CGN, UpsampledConv2d
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import train_cgn
+from skdcgn.configs.cgn import PUBLISHED
 from skdcgn.data import weights
 from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.errors import InputError, Unavailable

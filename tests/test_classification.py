@@ -228,7 +228,7 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked.append((dataset, split, biased))
         return make_dataset("digits", split, seed, biased, limit=32)
 
-    monkeypatch.setattr(feature_network, "make_dataset", digits)
+    monkeypatch.setattr("skdcgn.data.mnist.make_dataset", digits)
     out = tmp_path / "features.safetensors"
     accuracy = feature_network.main(feature_network.Config(out=out, classifier=BRIEF, device="cpu"))
     assert asked == [("double_colored", "train", False), ("double_colored", "test", None)]

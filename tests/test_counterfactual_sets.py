@@ -21,6 +21,7 @@ from skdcgn import cli
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands.counterfactuals import Config, main
+from skdcgn.configs import counterfactuals as configs
 from skdcgn.counterfactuals import datasets
 from skdcgn.counterfactuals.datasets import (
     CounterfactualConfig,
@@ -61,7 +62,8 @@ class Painter:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 12 images, shards of 24."""
-    monkeypatch.setattr(datasets, "CHUNK", 12)
+    monkeypatch.setattr(configs, "CHUNK", 12)
+    monkeypatch.setattr(configs, "SHARD_CHUNKS", 2)
     monkeypatch.setattr(datasets, "SHARD_CHUNKS", 2)
 
 
@@ -153,7 +155,7 @@ def test_resolution_is_that_of_the_source_or_the_one_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"n": 0}, "--n 0"), ({"per_mask": 0}, "--per-mask 0"), ({"intervention": "blur"}, "'blur'.*transparency")],
+    [({"n": 0}, "n is 0"), ({"per_mask": 0}, "per_mask is 0"), ({"intervention": "blur"}, "'blur'.*transparency")],
 )
 def test_impossible_sets_are_told(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -275,8 +277,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--source", "cgn:mnist"], "double_colored, colored, wildlife"),
         (["--source", "nowhere.pth"], "no source 'nowhere.pth'"),
-        (["--source", "nowhere.pth", "--resolution", "0"], "--resolution 0"),
-        (["--source", "nowhere.pth", "--n", "-1"], "--n -1"),
+        (["--source", "nowhere.pth", "--resolution", "0"], "resolution is 0"),
+        (["--source", "nowhere.pth", "--n", "-1"], "n is -1"),
         (["--source", "nowhere.pth", "--device", "cuda:99"], "no device 'cuda:99'"),
     ],
 )

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from skdcgn.cgn.teachers import MNISTTeacher
+from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.measure.features import frechet_distance
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.distillation import DistillConfig, Distiller
 from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches
 
 CONFIG = DistillConfig(steps=8, batch_size=8, learning_rate=2e-3, schedule="cosine", ema=0.9, precision="fp32")

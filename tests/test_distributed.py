@@ -12,7 +12,7 @@ import torch
 import trainings
 from torch import Tensor, nn
 
-from skdcgn import distributed
+from skdcgn import cli, distributed
 from skdcgn.cgn.teachers import miniature
 from skdcgn.errors import InputError
 from skdcgn.files import load_checkpoint, save_checkpoint
@@ -206,9 +206,9 @@ def test_processes_refuse_together_and_say_so_once(tmp_path: Path, who: str, sen
 
 def test_a_process_that_alone_refuses_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert distributed.speaks(patience=0.1)
+    assert cli.speaks(patience=0.1)
     monkeypatch.setenv("RANK", "0")
-    assert distributed.speaks()
+    assert cli.speaks()
 
 
 def test_checkpointed_state_is_that_of_any_process() -> None:

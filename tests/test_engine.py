@@ -17,7 +17,7 @@ import pytest
 from distributed import Client
 from walks import FAILING, Walk, tree, walk
 
-from skdcgn.commands import experiment
+from skdcgn.commands import execution
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs.engine import worker
 from skdcgn.runs.engine.cluster import Where, connect
@@ -117,19 +117,19 @@ def test_a_failure_stops_only_what_needs_it(client: Client, store: Store, capsys
     assert "make_walk" in log.read_text()  # the traceback
     assert f"walks: walk 99: failed: ValueError: this way is closed (log: {log})" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ending:
-        experiment.check(outcome)
+        execution.check(outcome)
     assert ending.value.code == 1
 
 
 def test_what_comes_of_failures() -> None:
-    experiment.check(Outcome())
+    execution.check(Outcome())
     with pytest.raises(Interrupted):
-        experiment.check(Outcome(signum=2))
+        execution.check(Outcome(signum=2))
     bad = TaskFailed("input", "there is no such teacher.", "")
     with pytest.raises(InputError, match=r"^there is no such teacher\.$"):
-        experiment.check(Outcome(failed={"a": bad, "b": bad}))
+        execution.check(Outcome(failed={"a": bad, "b": bad}))
     with pytest.raises(SystemExit):
-        experiment.check(Outcome(failed={"a": bad, "b": TaskFailed("error", "x", "")}))
+        execution.check(Outcome(failed={"a": bad, "b": TaskFailed("error", "x", "")}))
 
 
 @pytest.mark.usefixtures("quick")
@@ -267,13 +267,13 @@ def test_workers_of_this_machine_listen_to_nobody_else_and_are_one_thread_each(s
 DRIVER = """
 from walks import tree
 from skdcgn import cli
-from skdcgn.commands import experiment
+from skdcgn.commands import execution
 from skdcgn.runs.engine.cluster import Where
 from skdcgn.runs.store import open_store
 
 def work():
-    outcome = experiment.execute([tree(4, steps=STEPS)], open_store(), Where(2), "")
-    experiment.check(outcome)
+    outcome = execution.execute([tree(4, steps=STEPS)], open_store(), Where(2), "")
+    execution.check(outcome)
 
 if __name__ == "__main__":
     cli.entry(work)

@@ -19,7 +19,7 @@ from experiments import __main__ as suite
 from experiments import mnist_kd, presets
 from experiments.cases import style_inputs
 from skdcgn import cli
-from skdcgn.commands import experiment
+from skdcgn.commands import execution, experiment
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.students import load_student
@@ -47,7 +47,7 @@ def test_a_script_has_a_config_for_each_profile_and_a_plan(module: ModuleType) -
         assert config.profile == profile
         assert dataclasses.is_dataclass(config)
         assert cli.parse(module.DEFAULTS, args=["--profile", profile]) == config
-    assert get_type_hints(module.plan)["config"] is type(module.DEFAULTS["smoke"])
+    assert module.plan.__annotations__["config"] is type(module.DEFAULTS["smoke"])
 
 
 def test_a_script_is_short_and_says_how_to_call_it(module: ModuleType) -> None:
@@ -58,7 +58,8 @@ def test_a_script_is_short_and_says_how_to_call_it(module: ModuleType) -> None:
     assert first.rstrip().endswith((".", "?"))
     stem = Path(module.__file__).stem
     assert f"\n    python experiments/{stem}.py" in rest
-    (main,) = [each for each in ast.parse(text).body if isinstance(each, ast.If)]
+    *for_types, main = [each for each in ast.parse(text).body if isinstance(each, ast.If)]
+    assert [ast.unparse(each.test) for each in for_types] in ([], ["TYPE_CHECKING"])
     assert ast.unparse(main.test) == "__name__ == '__main__'"
     assert ast.unparse(main.body) == "experiment.main(DEFAULTS, plan, __doc__)"
 
@@ -104,7 +105,7 @@ def _main(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
         (("--dataset", "digits", "--teacher", "x.pth"), "leave --teacher out"),
         (("--teacher", "missing.pth"), "missing.pth"),
         (("--dataset", "digits", "--runtime.device", "cuda:99"), "give cpu, or auto"),
-        (("--loss.kl", "-1"), "negative"),
+        (("--loss.kl", "-1"), "kl is -1.0: give a number of 0 or more"),
         (("--dataset", "digits", "--student.resolution", "30"), "multiple of 8"),
         (("--dataset", "digits", "--class-embedding", "missing.npy"), "missing.npy"),
     ],
@@ -168,7 +169,7 @@ def test_summary_has_means_over_seeds_with_their_interval_and_names_runs_without
     rows = [{"mechanism": "shape", "seed": seed, "run_id": "x", "iou": iou} for seed, iou in ((0, 0.5), (1, 0.7))]
     rows.append({"mechanism": "texture", "seed": 0, "run_id": "y", "l1": 0.25})
     rows.append({"mechanism": "", "seed": 0, "run_id": "z"})
-    lines = experiment.summary(pd.DataFrame(rows).set_index(["mechanism", "seed"]), ("iou", "l1", "none")).splitlines()
+    lines = execution.summary(pd.DataFrame(rows).set_index(["mechanism", "seed"]), ("iou", "l1", "none")).splitlines()
     assert lines[0].split() == ["iou", "l1"]
     shape, texture, composed = lines[2:]
     assert composed == "seed 0: runs:/z"
@@ -245,7 +246,7 @@ def test_vgg16_counts_for_a_cgn_that_asks_for_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("SKDCGN_DATA_DIR", raising=False)
     assert style_inputs("random") == style_inputs("none") == {}
     assert style_inputs("vgg16") == {"perceptual": "none"}
-    monkeypatch.setattr("experiments.cases.locate", lambda name: tmp_path / f"{name}.pth")
+    monkeypatch.setattr("skdcgn.data.weights.locate", lambda name: tmp_path / f"{name}.pth")
     assert style_inputs("vgg16") == {"perceptual": "vgg16.pth"}
 
 

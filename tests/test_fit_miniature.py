@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import fit_miniature
-from skdcgn.cgn.miniature import FITTED, FitConfig, measure_statistics
+from skdcgn.cgn.miniature import FitConfig, measure_statistics
+from skdcgn.configs.cgn import FITTED
 from skdcgn.recipes import cgns
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.store import Store

@@ -110,7 +110,7 @@ def test_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"), [({"steps": 0}, "0 steps"), ({"batch_size": 1}, "batch_size"), ({"ema": 1.0}, "ema")]
+    ("wrong", "words"), [({"steps": 0}, "steps is 0"), ({"batch_size": 1}, "batch_size"), ({"ema": 1.0}, "ema")]
 )
 def test_impossible_trainings_are_told(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -118,8 +118,8 @@ def test_impossible_trainings_are_told(wrong: dict[str, float], words: str) -> N
 
 
 def test_images_that_do_not_fit_are_told(digits: TensorSet) -> None:
-    with pytest.raises(InputError, match="64x64"):
-        GANTrainer(GANConfig(generator=TinyGANConfig(resolution=64)), digits)
+    with pytest.raises(InputError, match="resolution is 64: give 32"):
+        GANConfig(generator=TinyGANConfig(resolution=64))
     nothing = TensorSet(digits.pixels[:0], digits.labels[:0], digits.strokes[:0])
     with pytest.raises(InputError, match="cannot learn"):
         GANTrainer(BRIEF, nothing)

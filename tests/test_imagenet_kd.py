@@ -16,6 +16,7 @@ from analysis.frame.view import View
 from experiments import imagenet_kd
 from experiments.cases_imagenet import objectives
 from skdcgn.cgn.teachers import miniature
+from skdcgn.configs.tinygan import PUBLISHED_IMAGENET
 from skdcgn.measure import cost
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, compose
@@ -25,7 +26,6 @@ from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.distillation import DistillConfig
 from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import PUBLISHED_IMAGENET
 
 SMOKE = replace(
     imagenet_kd.DEFAULTS["smoke"],

@@ -144,10 +144,10 @@ def test_needs_discriminator() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"lambda_1": -1.0}, "negative"),
+        ({"lambda_1": -1.0}, "lambda_1 is -1.0: give a number of 0 or more"),
         ({"feature": 0.0, "lambda_1": 0.0}, "nothing to learn"),
         ({"temperature": 0.0}, "temperature"),
-        ({"n_critic": 0}, "n-critic"),
+        ({"n_critic": 0}, "n_critic is 0"),
     ],
 )
 def test_impossible_weights_are_refused(change: dict[str, float], words: str) -> None:

@@ -20,6 +20,8 @@ from experiments import baseline_mnist, mnist_kd, ood_robustness, train_cgn_mnis
 from experiments.ood_robustness import DEFAULTS
 from experiments.presets import BASELINES, PROFILES, STUDENTS
 from skdcgn.cgn.mnist import CGN
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.tinygan import PUBLISHED_MNIST
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data.mnist import make_dataset
 from skdcgn.data.weights import save_state_dict
@@ -27,22 +29,21 @@ from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import seeded
 from skdcgn.recipes.cgns import make_baseline
 from skdcgn.recipes.composed import make_skdcgn
+from skdcgn.recipes.configs.ood_robustness import ALL_IMAGES, RobustnessConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.recipes.ood_robustness import (
-    ALL_IMAGES,
     GENERATOR,
     ClassifierRunConfig,
-    RobustnessConfig,
     draw_images,
     make_gan,
     two_of_each_class,
     unbiased_sets,
 )
-from skdcgn.recipes.sources import MNISTTeacherConfig
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.plan import Case
 from skdcgn.runs.store import Store
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import PUBLISHED_MNIST, TinyGANConfig, TinyGANGenerator, save_generator
+from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator, save_generator
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,7 @@ def _config(
     source: str, images: int, teacher: MNISTTeacherConfig, seed: int = 0, per_mask: int = 5
 ) -> ClassifierRunConfig:
     own = {"teacher": teacher, "source": source, "seed": seed}
+    own["classifier"] = ClassifierConfig(batch_size=min(images, 64))
     return ClassifierRunConfig("smoke", **own, images=images, per_mask=per_mask, generators=1)
 
 
@@ -258,7 +260,7 @@ SMOKE = replace(DEFAULTS["smoke"], datasets=("digits",), seeds=(0, 1), images=10
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """A baseline and students of a few steps."""
     smoke = BASELINES["smoke"]
-    short = replace(smoke, training=replace(smoke.training, steps=1), counterfactuals=20, evaluations=1)
+    short = replace(smoke, training=replace(smoke.training, steps=1), counterfactuals=64, evaluations=1)
     monkeypatch.setitem(BASELINES, "smoke", short)
     distill = replace(STUDENTS["smoke"].distill, steps=3)
     monkeypatch.setitem(STUDENTS, "smoke", replace(STUDENTS["smoke"], distill=distill, evaluations=1))
@@ -339,10 +341,10 @@ def test_the_study_on_the_authors_teacher(data_dir: Path, store: Store) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--images", "0"), "--images 0"),
-        (("--generators", "0"), "--generators 0"),
-        (("--per-mask", "0"), "--per-mask 0"),
-        (("--sources",), "--sources names none"),
+        (("--images", "0"), "images is 0"),
+        (("--generators", "0"), "generators is 0"),
+        (("--per-mask", "0"), "per_mask is 0"),
+        (("--sources",), "sources is ()"),
         (("--students", "huge"), "huge"),
         (("--runtime.device", "cuda:99"), "give cpu, or auto"),
     ],

@@ -79,7 +79,7 @@ def test_training_a_teacher_measures_it(store: run_store.Store, capsys: pytest.C
 @pytest.mark.data
 def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: run_store.Store) -> None:
     smoke = train_cgn_mnist.DEFAULTS["smoke"]
-    config = replace(smoke, training=replace(smoke.training, steps=2), counterfactuals=50)
+    config = replace(smoke, training=replace(smoke.training, steps=2), counterfactuals=64)
     (run_id,) = carry_out(train_cgn_mnist.plan(config))["run_id"]
     final = store.record(run_id).final
     real = final["stroke_iou_of_real"]
@@ -89,7 +89,7 @@ def test_a_teacher_is_set_beside_the_authors(data_dir: Path, store: run_store.St
 
 
 def test_baseline_keeps_three_generators(store: run_store.Store) -> None:
-    config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
+    config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=64)
     table = carry_out(baseline_mnist.plan(config))
     assert list(table.index) == [("digits", 0), ("digits", 1)]
     for run_id in table["run_id"]:
@@ -108,7 +108,7 @@ def test_analysis_sets_ours_beside_the_baseline_and_names_what_is_missing(store:
         "python experiments/baseline_mnist.py --dataset digits",
     ]
     assert all(is_gap(figure) for figure in train_cgn_mnist_figures.figure(View(store, dataset="digits")).values())
-    config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=50)
+    config = replace(baseline_mnist.DEFAULTS["smoke"], dataset="digits", seeds=(0, 1), counterfactuals=64)
     measured = carry_out(baseline_mnist.plan(replace(config, training=replace(config.training, steps=2))))
     table = train_cgn_mnist_figures.table(View(store, dataset="digits"))
     assert table.commands == empty.commands[:1]

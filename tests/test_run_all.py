@@ -20,7 +20,8 @@ from walks import FAILING, Walk, walk
 from experiments import __main__ as program
 from skdcgn import cli
 from skdcgn.commands import suite
-from skdcgn.commands.suite import Config, Datasets, Entry
+from skdcgn.commands.suite import Datasets, Entry
+from skdcgn.configs.suite import Config
 from skdcgn.errors import InputError
 from skdcgn.runs.leases import Lease
 from skdcgn.runs.lifecycle import create
@@ -84,7 +85,7 @@ def test_dry_run_shows_the_plan_and_runs_nothing(
 def test_only_with_an_unknown_name_lists_the_known_ones(run_suite: Suite) -> None:
     with pytest.raises(InputError, match=r"'table_9': --only takes one, two, report\."):
         run_suite([script("one"), script("two")], only=("one", "table_9"))
-    with pytest.raises(InputError, match="--jobs -1"):
+    with pytest.raises(InputError, match="jobs is -1"):
         run_suite([script("one")], jobs=-1)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from trivial import Config, case
 
+from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.errors import InputError
 from skdcgn.recipes.students import STUDENT, load_student
 from skdcgn.runs.leases import Lease
@@ -21,7 +22,7 @@ from skdcgn.runs.lifecycle import create
 from skdcgn.runs.provenance import PROJECT, provenance
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator, save_generator
+from skdcgn.tinygan.networks import TinyGANGenerator, save_generator
 
 
 @pytest.fixture

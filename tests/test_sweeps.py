@@ -19,28 +19,20 @@ import pytest
 from experiments import mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.commands.experiment import dry_run
-from skdcgn.errors import InputError, Interrupted
+from skdcgn.commands.execution import dry_run
+from skdcgn.errors import Diverged, InputError, Interrupted
 from skdcgn.recipes import students
-from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.recipes.sweep import conduct, fresh_seeds
 from skdcgn.runs import leases
 from skdcgn.runs.identity import identify
 from skdcgn.runs.leases import Watch
 from skdcgn.runs.lifecycle import Terminal
-from skdcgn.runs.loop import Diverged
+from skdcgn.runs.plan import SearchConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.search import sweep as run_search
 from skdcgn.runs.search.studies import importances, load_study
-from skdcgn.runs.search.sweep import (
-    CategoricalDistribution,
-    Definition,
-    FloatDistribution,
-    Report,
-    SearchConfig,
-    Sweep,
-    as_yaml,
-)
+from skdcgn.runs.search.sweep import CategoricalDistribution, Definition, FloatDistribution, Report, Sweep, as_yaml
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import Runtime
 from skdcgn.tinygan.losses import LossConfig
@@ -202,7 +194,7 @@ def test_interrupted_worker_puts_its_trial_back(store: Store) -> None:
 def test_diverged_trial_fails_and_is_not_tried_again(store: Store) -> None:
     def diverging(run: Run, params: dict[str, Any], report: Report | None) -> list[float]:
         if params["loss.lambda_1"] == 0.2:
-            raise Diverged("loss 'pixel' is nan at step 3")
+            raise Diverged("pixel", math.nan, 3)
         return [1.0]
 
     sweep = open_sweep(store)
@@ -404,9 +396,9 @@ def test_yaml_has_whole_sections_and_what_was_searched() -> None:
         ("loss: {lamda_1: 1}", "did you mean loss.lambda_1?"),
         ("schedule: cosine", "names a field schedule"),
         ("loss: 1", "it takes fields"),
-        ("loss: {lambda_1: much}", "valid number"),
+        ("loss: {lambda_1: much}", "loss.lambda_1 is 'much': give a number of 0 or more"),
         ("loss: {kl_on: mask}", "'pixels', 'image' or 'activations'"),
-        ("loss: {lambda_1: -1}", "must not be negative"),
+        ("loss: {lambda_1: -1}", "loss.lambda_1 is -1: give a number of 0 or more"),
         ("profile: huge", "'smoke', 'quick', 'full' or 'paper'"),
         ("- 1", "holds no fields"),
         ("loss: {", "cannot be read"),
@@ -439,7 +431,7 @@ def test_config_file_may_be_json_and_name_the_profile(tmp_path: Path) -> None:
 
 def test_confirmation_needs_fresh_seeds(script: Conduct) -> None:
     for seeds in ((), (1, 0)):
-        with pytest.raises(InputError, match="others than 0"):
+        with pytest.raises(InputError, match="confirm_seeds is"):
             script(sweep_kl, confirm_seeds=seeds)
 
 

@@ -15,22 +15,21 @@ from analysis.frame import style
 from analysis.frame.view import View
 from experiments import table1_shape_im
 from experiments.table1_shape_im import DEFAULTS, EXPERIMENT
-from skdcgn.cgn.adversarial import PUBLISHED
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.classifiers.two_way import two_way_sets
-from skdcgn.counterfactuals import datasets
+from skdcgn.configs.cgn import PUBLISHED
 from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
 from skdcgn.counterfactuals.readings import Reading, readings
 from skdcgn.counterfactuals.remembering import Remembering
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.mechanisms import Mechanism
+from skdcgn.recipes.configs.table1_shape_im import ShapeStudyConfig
 from skdcgn.recipes.sources import load_trained
 from skdcgn.recipes.table1_shape_im import (
     CGN,
     RealImages,
-    ShapeStudyConfig,
     make_modified_cgn,
     make_reading,
     measure,
@@ -49,7 +48,7 @@ SMOKE = DEFAULTS["smoke"]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counterfactuals are drawn by whole chunks: small ones do here."""
-    monkeypatch.setattr(datasets, "CHUNK", 40)
+    monkeypatch.setattr("skdcgn.configs.counterfactuals.CHUNK", 40)
 
 
 # --- readings
@@ -108,7 +107,7 @@ def test_a_reading_is_told_by_its_tags_and_its_name() -> None:
 
 
 def test_labels_decide_the_epochs_of_the_digit_classifier() -> None:
-    config = replace(SMOKE, classifier=ClassifierConfig(epochs=9), unpermuted_epochs=2, two_way_epochs=3)
+    config = replace(SMOKE, classifier=ClassifierConfig(epochs=9, batch_size=60), unpermuted_epochs=2, two_way_epochs=3)
     epochs = {
         reading.labels: config.reading(reading, 0).classifier.epochs
         for reading in readings(("none",), ("sampling",), (), ("permuted", "unpermuted"))
@@ -414,9 +413,9 @@ def test_a_killed_training_resumes(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--strengths", "1.5"), "--strengths 1.5"),
-        (("--images", "0"), "--images 0"),
-        (("--when",), "--when names none"),
+        (("--strengths", "1.5"), "strengths is (1.5,)"),
+        (("--images", "0"), "images is 0"),
+        (("--when",), "when is ()"),
         (("--runtime.device", "cuda:99"), "give cpu, or auto"),
     ],
 )

@@ -21,6 +21,7 @@ from skdcgn.cgn.teachers import (
     mnist_teacher,
 )
 from skdcgn.commands import experiment
+from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN, render
 from skdcgn.data.labels import balanced_labels
@@ -33,12 +34,13 @@ from skdcgn.measure.features import extractor
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, compose
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.cgns import _authors_teacher, make_cgn
-from skdcgn.recipes.sources import ImageNetTeacherConfig, MNISTTeacherConfig, TeacherConfig, load_source, teacher_tags
+from skdcgn.recipes.configs.sources import ImageNetTeacherConfig, MNISTTeacherConfig, TeacherConfig
+from skdcgn.recipes.sources import load_source, teacher_tags
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.store import Store
 from skdcgn.runtime import Runtime
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.tinygan.records import FreshBatches, draw_records
 
 CHECKPOINT = Path("cgn.safetensors")

@@ -14,14 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from skdcgn.cgn.mnist import CGN
+from skdcgn.configs.tinygan import NATIVE_MNIST, PUBLISHED_IMAGENET, PUBLISHED_MNIST
 from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
 from skdcgn.tinygan.networks import (
-    NATIVE_MNIST,
-    PUBLISHED_IMAGENET,
-    PUBLISHED_MNIST,
     GeneratorBlock,
     TinyGANConfig,
     TinyGANDiscriminator,
@@ -196,7 +194,7 @@ def test_biggan_class_embedding_initializes_the_published_student(data_dir: Path
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="multiple of 8"):
         TinyGANConfig(resolution=36)
-    with pytest.raises(InputError, match="class-rows"):
+    with pytest.raises(InputError, match="class_rows is 5"):
         TinyGANConfig(class_rows=5)
 
 

@@ -20,11 +20,11 @@ from experiments import mnist_kd
 from skdcgn import cli
 from skdcgn.cgn.mnist import CGN
 from skdcgn.data.weights import save_state_dict
-from skdcgn.errors import Interrupted
+from skdcgn.errors import Diverged, Interrupted
 from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
-from skdcgn.runs.loop import Diverged, evaluation_steps, train
+from skdcgn.runs.loop import evaluation_steps, train
 from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.run import Interruption, Run
 from skdcgn.runs.store import RunRecord, Store, open_store

@@ -14,9 +14,10 @@ from analysis.frame import caption
 from analysis.frame.judge import Finding, Side, difference, found, judge, paired, resting_on
 from analysis.frame.view import View, steps, values, where
 from analysis.report import paper
+from skdcgn.configs.tinygan import PUBLISHED_IMAGENET, PUBLISHED_MNIST
 from skdcgn.measure import cost
 from skdcgn.mechanisms import Mechanism
-from skdcgn.tinygan.networks import PUBLISHED_IMAGENET, PUBLISHED_MNIST, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 
 Prediction = Callable[[View], Iterable[Finding]]
 """Asks a store; says what its runs say."""

@@ -7,103 +7,22 @@ whole batch, and goes on with its own share of it (see `distributed`).
 """
 
 import copy
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from skdcgn import distributed
 from skdcgn.cgn import losses, mnist
+from skdcgn.configs.cgn import CGNTrainingConfig
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Intervention, Mechanism, compose, intervene, shuffle_patches
+from skdcgn.mechanisms import Mechanism, compose, intervene, shuffle_patches
 from skdcgn.randomness import seeded, stream
-from skdcgn.runtime import Precision, autocast
+from skdcgn.runtime import autocast
 from skdcgn.training import Trainer, descend, linear_decay
-
-
-@dataclasses.dataclass(frozen=True)
-class CGNTrainingConfig:
-    """How to train; the defaults are a fast recipe that needs no VGG16, `PUBLISHED` is the authors'."""
-
-    steps: int = 10_000
-    """Steps in all, one of generator and discriminator each."""
-    batch_size: int = 16
-    """Images in a batch; also the textures of each class in the bank."""
-    lr: float = 2e-4
-    """Adam's learning rate."""
-    betas: tuple[float, float] = (0.5, 0.999)
-    """Adam's momenta."""
-    decay_from: float = 0.5
-    """Fraction of the steps after which the learning rate falls linearly to 0; 1 keeps it."""
-    discriminator: Literal["linear", "conv"] = "linear"
-    """Discriminator: linear for the colored variants, conv for the textured one."""
-    adversarial: float = 1.0
-    """Weight of the least-squares adversarial loss."""
-    binary: float = 0.3
-    """Weight of the mask's binary entropy, in nats."""
-    frame: float = 5.0
-    """Weight of the mask on the image's frame, which settles what is mask and what is not (see `mask_on_frame`;
-    not in the authors' objective)."""
-    color: float = 5.0
-    """Weight of the distance of the images' colors (see `color_distance`; not in the authors' objective)."""
-    style: float = 1.0
-    """Weight of the perceptual style loss, over its block weights."""
-    perceptual: losses.Perceptual = "none"
-    """Features of the style loss: VGG16 (none where its weights are not at hand), an untrained small net, or none."""
-    style_blocks: tuple[float, float, float, float] = (0.0, 0.05, 0.0, 0.05)
-    """The authors' weights w of the four VGG16 blocks, as in w^2 * 5000 * L1 of Gram matrices."""
-    paired_labels: bool = True
-    """Generate the labels of the real batch, so that the batches can be compared; the published code draws them
-    independently, which makes its style loss compare unrelated images."""
-    flat_start: bool = True
-    """Start texture and background as flat colors (see `mnist.initialize_orthogonally`), not as the authors do."""
-    ema: float = 0.998
-    """Decay of the average of the generator's weights that is exported; 0 exports the last weights."""
-    texture_every: int = 4
-    """Texture and background are trained every n-th step; in between they come from a bank of earlier ones."""
-    texture_warmup: int = 500
-    """Steps before that, in which they are trained every time."""
-    intervention: Intervention = "none"
-    """Modification of the masks before composition in training (Sec. 4.5, Table 1)."""
-    intervention_strength: float | None = None
-    """Its strength; by default the paper's (see `mechanisms.intervene`)."""
-    precision: Precision = "bf16"
-    """Arithmetic of the networks; losses, weights and optimizers stay in fp32."""
-    seed: int = 0
-    """Seed of initialization, batches and noise."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.texture_every < 1:
-            raise InputError("CGN training needs steps and texture_every of at least 1.")
-        if self.batch_size < 2:
-            raise InputError(f"CGN training needs a batch_size of at least 2 for batch norm, got {self.batch_size}.")
-        if not (0 <= self.ema < 1 and 0 <= self.decay_from <= 1):
-            raise InputError("CGN training needs ema in [0, 1) and decay_from in [0, 1].")
-
-    def trains_texture(self, step: int) -> bool:
-        """Whether texture and background are trained in a step (from 0)."""
-        return step < self.texture_warmup or step % self.texture_every == 0
-
-
-PUBLISHED = CGNTrainingConfig(
-    steps=46_900,
-    decay_from=1.0,
-    binary=0.3 / math.log(2),  # theirs is in bits
-    frame=0.0,
-    color=0.0,
-    perceptual="vgg16",
-    paired_labels=False,
-    flat_start=False,
-    ema=0.0,
-    texture_every=1,
-    precision="fp32",
-)
-"""The authors' training on double-colored MNIST: 15 epochs of 50,000 images."""
 
 
 class CGNTrainer(Trainer[tuple[Tensor, Tensor]]):

@@ -23,10 +23,11 @@ from skdcgn.cgn.imagenet import FROZEN, GENERATORS, Architecture, FourGenerators
 from skdcgn.cgn.mnist import MechanismNetworks
 from skdcgn.cgn.teachers import ImageNetTeacher, imagenet_teacher, images_at_once, miniature_teacher
 from skdcgn.cgn.u2net import FULL_WIDTHS, U2Net, Widths
+from skdcgn.configs.tinygan import TinyGANConfig
 from skdcgn.data import registry, weights
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior, Source, in_chunks
-from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.training import state_digest
 
 

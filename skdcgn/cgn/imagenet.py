@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from pytorch_pretrained_biggan import BigGAN, BigGANConfig
@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.cgn.u2net import FULL_WIDTHS, SMALL_WIDTHS, U2Net, Widths
+from skdcgn.configs.cgn import GeneratorName, Part
+from skdcgn.configs.tinygan import TinyGANConfig
 from skdcgn.data.weights import fill, load_state_dict
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism, NoisePrior
-from skdcgn.tinygan.networks import TinyGANConfig
-
-GeneratorName = Literal["biggan_GT", "f_shape", "f_text", "f_bg"]
-Part = Literal["biggan_GT", "f_shape", "f_text", "f_bg", "u2net"]
 
 GENERATORS: tuple[GeneratorName, ...] = ("biggan_GT", "f_shape", "f_text", "f_bg")
 PARTS: tuple[Part, ...] = (*GENERATORS, "u2net")

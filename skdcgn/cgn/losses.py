@@ -9,20 +9,19 @@ objective. The style losses of both compare Gram matrices of a frozen network's 
 import itertools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skdcgn.configs.cgn import CGNLossConfig
+from skdcgn.configs.names import Perceptual
 from skdcgn.data import weights
-from skdcgn.errors import InputError, Unavailable
+from skdcgn.errors import Unavailable
 from skdcgn.images import IMAGENET_MEAN, IMAGENET_STD
 from skdcgn.mechanisms import compose
-
-Perceptual = Literal["vgg16", "random", "none"]
 
 _STYLE_SCALE = 5e3  # the authors' Gram distances enter as w^2 * 5e3
 
@@ -97,48 +96,6 @@ def style_features(perceptual: Perceptual) -> tuple[Perceptual, StyleFeatures | 
         except Unavailable as error:
             warnings.warn(f"CGN training continues without a perceptual loss: {error}", stacklevel=3)
     return "none", None
-
-
-@dataclass(frozen=True)
-class CGNLossConfig:
-    """Weights of CGN's objective, the authors' for ImageNet; a weight of 0 leaves the term out."""
-
-    reconstruction: float = 100.0
-    """Weight of L_rec, the pixel distance of x_gen and x_gt."""
-    perceptual_blocks: tuple[float, float, float, float] = (4.0, 4.0, 4.0, 4.0)
-    """Weights w of the four feature blocks in the style distance of x_gen and x_gt, each as w^2 * 5000."""
-    binary: float = 300.0
-    """Weight of the mask's entropy, in bits."""
-    mask_size: float = 500.0
-    """Weight of the hinge on the share of the image that is mask."""
-    mask_interval: tuple[float, float] = (0.1, 0.9)
-    """Shares that the hinge leaves alone."""
-    texture_blocks: tuple[float, float, float, float] = (0.0, 5.0, 5.0, 0.0)
-    """Block weights of the style distance of f and patches of the object."""
-    patch_side: int = 128
-    """Side to which x_gt and m are brought before patches are cut."""
-    patch_size: int = 15
-    """Side of a patch there."""
-    patch_positions: int = 100
-    """Patches are drawn from so many positions, those with the most mask."""
-    patch_grid: int = 6
-    """Patches along each side of the picture that they are laid out in."""
-    background: float = 2000.0
-    """Weight of the saliency of b."""
-
-    def __post_init__(self) -> None:
-        low, high = self.mask_interval
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"the mask interval must lie in order within [0, 1], not {low:g} to {high:g}.")
-        positions = (self.patch_side - self.patch_size + 1) ** 2 if 0 < self.patch_size <= self.patch_side else 0
-        if not 1 <= self.patch_positions <= positions or self.patch_grid < 1:
-            raise InputError(
-                f"patches of {self.patch_size} pixels have {positions} positions in {self.patch_side}x"
-                f"{self.patch_side}: patch_positions must be 1 to that many, and patch_grid at least 1."
-            )
-        factors = (self.reconstruction, self.binary, self.mask_size, self.background)
-        if min(factors) < 0 or not any(factors):
-            raise InputError("a CGN needs a loss: no weight may be negative, and one must be above 0.")
 
 
 class Rendered(NamedTuple):

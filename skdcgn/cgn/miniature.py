@@ -14,7 +14,6 @@ generators learns to draw, from the same noise and label, what a part of the Wil
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from pytorch_pretrained_biggan.model import BigGANBatchNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skdcgn.cgn.imagenet import MINIATURE, GeneratorName, ImageNetCGN, Part
+from skdcgn.cgn.imagenet import MINIATURE, ImageNetCGN
+from skdcgn.configs.cgn import FitConfig, GeneratorName, Part
 from skdcgn.data.weights import fill, load_state_dict, save_state_dict
-from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source, compose
 from skdcgn.randomness import stream
 from skdcgn.training import Trainer, cosine, descend
@@ -39,43 +38,6 @@ _KNOT = 5  # every how many rows they are measured and stored; between, they are
 _BETAS = (0.9, 0.99)
 
 Loss = Callable[[torch.Generator], dict[str, Tensor]]
-
-FITTED: tuple[Part, ...] = ("f_text", "f_bg", "biggan_GT", "f_shape", "u2net")
-"""The parts in the order of fitting: the U²-Net looks at pictures of two of the others."""
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How the miniature is fitted."""
-
-    texture_steps: int = 4500
-    """Steps of the texture and of the background generator."""
-    composed_steps: int = 5500
-    """Steps of the generator of composed images."""
-    shape_steps: int = 6500
-    """Steps of the shape generator."""
-    saliency_steps: int = 1500
-    """Steps of the U²-Net."""
-    batch_size: int = 32
-    """Images a step; a multiple of 8."""
-    texture_learning_rate: float = 8e-3
-    """Adam's learning rate for the texture and the background generator; all fall to 0 along a cosine."""
-    learning_rate: float = 6e-3
-    """That for the wider generators and the U²-Net."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 8 or self.batch_size % 8:
-            raise InputError(f"--fit.batch-size {self.batch_size} must be a multiple of 8.")
-
-    def steps(self, part: Part) -> int:
-        """Return the steps of one part."""
-        return {
-            "f_text": self.texture_steps,
-            "f_bg": self.texture_steps,
-            "biggan_GT": self.composed_steps,
-            "f_shape": self.shape_steps,
-            "u2net": self.saliency_steps,
-        }[part]
 
 
 class Regression(Trainer[torch.Generator]):

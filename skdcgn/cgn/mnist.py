@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skdcgn.configs.names import MNIST_NOISE
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 
-NOISE_DIM = 32
+NOISE_DIM = MNIST_NOISE
 LABEL_DIM = 10
 RESOLUTION = 32
 

@@ -5,62 +5,18 @@ It trains CGN itself (`imagenet.ImageNetCGN`) as well as the paper's baseline, w
 step n is drawn from streams named after n, so that a resumed run continues exactly as the unbroken one would have.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from skdcgn.cgn.imagenet import PARTS_OF, FourGenerators
-from skdcgn.cgn.losses import CGNLossConfig, Perceptual, Rendered, cgn_terms, style_features
-from skdcgn.errors import InputError
+from skdcgn.cgn.losses import Rendered, cgn_terms, style_features
+from skdcgn.configs.cgn import ReconstructionConfig
 from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import seeded, stream
-from skdcgn.runtime import Precision, autocast
+from skdcgn.runtime import autocast
 from skdcgn.training import Trainer
-
-
-@dataclasses.dataclass(frozen=True)
-class ReconstructionConfig:
-    """How to train; the defaults are CGN's own for ImageNet, which the paper's baseline keeps."""
-
-    steps: int = 1_200_000
-    """Batches in all."""
-    batch_size: int = 1
-    """Images in a batch."""
-    accumulate: int = 4000
-    """Batches whose gradients make one update."""
-    shape_lr: float = 8e-6
-    """Adam's learning rate of the shape generator."""
-    texture_lr: float = 3e-5
-    """Adam's learning rate of the texture generator."""
-    background_lr: float = 1e-5
-    """Adam's learning rate of the background generator."""
-    truncation: float = 1.0
-    """Of the noise, in (0, 1]."""
-    loss: CGNLossConfig = dataclasses.field(default_factory=CGNLossConfig)
-    perceptual: Perceptual = "vgg16"
-    """Features of the style losses: VGG16 (none where its weights are not at hand), an untrained small net, or none."""
-    batch_statistics: bool = False
-    """Normalize TinyGANs by the statistics of each batch, as the published baseline did with batches of one image;
-    without it they keep those of their distillation, as BigGAN always keeps its own."""
-    precision: Precision = "bf16"
-    """Arithmetic of the networks; losses, weights and optimizers stay in fp32."""
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.accumulate) < 1:
-            raise InputError("CGN training needs steps, batch_size and accumulate of at least 1.")
-        if self.steps % self.accumulate:
-            raise InputError(
-                f"{self.steps} steps are no whole number of updates of {self.accumulate} batches: the last batches "
-                "would be lost."
-            )
-        NoisePrior(self.truncation)  # raises where it is out of range
-
-    @property
-    def learning_rates(self) -> dict[Mechanism, float]:
-        """The learning rate of each mechanism's generator."""
-        return dict(zip(Mechanism, (self.shape_lr, self.texture_lr, self.background_lr), strict=True))
 
 
 class ReconstructionTrainer(Trainer[tuple[Tensor, Tensor]]):

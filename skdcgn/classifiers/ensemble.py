@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,50 +13,19 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from skdcgn.classifiers.networks import Backbone, InvariantEnsemble
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, CounterfactualSet, write
+from skdcgn.classifiers.networks import InvariantEnsemble
+from skdcgn.configs.classifiers import EnsembleConfig
+from skdcgn.configs.counterfactuals import CounterfactualConfig
+from skdcgn.counterfactuals.datasets import CounterfactualSet, write
 from skdcgn.data.imagenet import ImageSet, center_crop, random_crop, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import stream
-from skdcgn.runtime import Precision, autocast
+from skdcgn.runtime import autocast
 from skdcgn.training import Trainer, cosine, descend, thirds
 
 _BETAS = (0.9, 0.99)  # of AdamW
-
-
-@dataclass(frozen=True)
-class EnsembleConfig:
-    """How the invariant ensemble is trained; the defaults are CGN's."""
-
-    backbone: Backbone = "resnet50"
-    """resnet50 (torchvision's), or small for 32x32 images."""
-    pretrained: bool = True
-    """Start from a backbone trained on ImageNet, and leave its batch normalization as it is."""
-    resolution: int = 224
-    """Side of the images that the network sees."""
-    epochs: int = 45
-    """Passes over the real images."""
-    batch_size: int = 256
-    """Real images in a step."""
-    counterfactual_ratio: float = 1.0
-    """Counterfactual images in a step, for each real one."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """adamw needs fewer steps where a backbone starts from nothing."""
-    learning_rate: float = 1e-3
-    schedule: Literal["thirds", "cosine"] = "thirds"
-    """Learning rate: to a tenth after each third of the training, or along a cosine to 0."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 1e-4
-    random_crops: bool = True
-    """Random windows and flips of the training images."""
-    counterfactuals: int = 200_000
-    """Counterfactual images, drawn once and kept on disk (150 kB each at 224x224)."""
-    precision: Precision = "bf16"
-    workers: int = 8
-    """Processes that read training images."""
 
 
 def draw_counterfactuals(folder: Path, source: Source, config: EnsembleConfig) -> CounterfactualSet:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from skdcgn.classifiers.ensemble import EnsembleConfig, load_in_order
+from skdcgn.classifiers.ensemble import load_in_order
 from skdcgn.classifiers.networks import HEADS, Head, InvariantEnsemble
+from skdcgn.configs.classifiers import EnsembleConfig
 from skdcgn.data.imagenet import CueConflict, ImageSet, RobustnessSets, center_crop, read_image
 from skdcgn.images import to_float
 from skdcgn.runtime import autocast

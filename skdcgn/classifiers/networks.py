@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skdcgn.configs.names import Backbone
 from skdcgn.data.weights import fill, load_state_dict
 from skdcgn.images import IMAGENET_MEAN, IMAGENET_STD
 from skdcgn.mechanisms import Mechanism
@@ -75,7 +76,6 @@ def _convolve_normalized(norm: nn.BatchNorm2d, convolution: nn.Conv2d, images: T
     return F.conv2d(torch.cat([normalized, ones], dim=1), kernels, convolution.bias, padding=convolution.padding)
 
 
-Backbone = Literal["resnet50", "small"]
 Head = Literal["ensemble", "shape", "texture", "background", "shape_texture"]
 
 HEADS: tuple[Head, ...] = ("ensemble", "shape", "texture", "background", "shape_texture")

@@ -17,9 +17,6 @@ from tyro.conf import Positional, subcommand
 
 from skdcgn.errors import InputError
 from skdcgn.files import format_size
-from skdcgn.runs.archive.exports import export_runs
-from skdcgn.runs.archive.imports import import_runs
-from skdcgn.runs.store import open_store
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,11 @@ def main(config: Export | Import) -> None:
     Raises:
         InputError: no archive is named; or see `export_runs` and `import_runs`.
     """
+    # Imports that take seconds, which --help need not pay.
+    from skdcgn.runs.archive.exports import export_runs
+    from skdcgn.runs.archive.imports import import_runs
+    from skdcgn.runs.store import open_store
+
     if isinstance(config, Import):
         if not config.files:
             raise InputError("no archive is named: python -m skdcgn archive import FILE...")

@@ -14,16 +14,14 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, disk_space, write
-from skdcgn.errors import InputError
+from skdcgn.configs.counterfactuals import CounterfactualConfig
+from skdcgn.configs.fields import Checked, Device, PositiveInt
 from skdcgn.files import format_size
-from skdcgn.recipes.sources import load_source
-from skdcgn.runs.store import open_store
 from skdcgn.runtime import Runtime, setup
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Write a counterfactual data set to a folder."""
 
     source: str
@@ -34,16 +32,18 @@ class Config:
     data: tyro.conf.OmitArgPrefixes[CounterfactualConfig] = field(default_factory=CounterfactualConfig)
     png: bool = True
     """Write PNG files beside the compact safetensors shards."""
-    resolution: int | None = None
+    resolution: PositiveInt | None = None
     """Side of the images; by default the source's own."""
-    device: str = "auto"
+    device: Device = "auto"
     """Device to render on: auto (CUDA where there is one), cpu, cuda, ..."""
 
 
 def main(config: Config) -> None:
     """Write the set, after saying how much room it takes."""
-    if config.resolution is not None and config.resolution < 1:
-        raise InputError(f"--resolution {config.resolution} makes no images: give at least 1.")
+    from skdcgn.counterfactuals.datasets import disk_space, write
+    from skdcgn.recipes.sources import load_source
+    from skdcgn.runs.store import open_store
+
     store = open_store() if config.source.startswith("runs:/") else None
     source = load_source(config.source, store, setup(Runtime(device=config.device)))
     resolution = config.resolution or source.resolution

@@ -9,28 +9,30 @@ import dataclasses
 import json
 from pathlib import Path
 
-from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
-from skdcgn.data.mnist import make_dataset
-from skdcgn.data.weights import save_state_dict
-from skdcgn.measure.features import FEATURE_NETWORK
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.fields import Checked, Device, Seed
 from skdcgn.runtime import Runtime, setup
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """The digit-feature network."""
 
-    out: Path = Path("skdcgn/assets") / FEATURE_NETWORK
+    out: Path = Path("skdcgn/assets/mnist_features.safetensors")
     """File to write."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the colors, the initial weights and the order of the images."""
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
-    device: str = "auto"
+    device: Device = "auto"
     """Device to train on: auto (CUDA where there is one), cpu, cuda, ..."""
 
 
 def main(config: Config) -> float:
     """Train the digit-feature network, write it, and return its accuracy on MNIST-test in random colors."""
+    from skdcgn.classifiers.invariant import ClassifierTrainer, evaluate
+    from skdcgn.data.mnist import make_dataset
+    from skdcgn.data.weights import save_state_dict
+
     device = setup(Runtime(device=config.device))
     training = make_dataset("double_colored", "train", config.seed, biased=False)
     trainer = ClassifierTrainer(training.pixels, training.labels, config.classifier, config.seed, device)

@@ -5,11 +5,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
-from skdcgn.cli import Profile
-from skdcgn.commands import experiment
+from skdcgn.commands import execution
+from skdcgn.configs.names import Profile
+from skdcgn.configs.suite import Config
 from skdcgn.data import weights
 from skdcgn.data.mnist import check_available, mnist_folder
 from skdcgn.errors import InputError, Interrupted, Unavailable
@@ -46,30 +47,6 @@ class Entry(NamedTuple):
     """Its option for the data set, if it has one."""
     real: bool = False
     """Whether it needs real images, or a teacher alone."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """What to run of the suite."""
-
-    profile: Profile = "quick"
-    """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
-    dataset: Literal["auto", "double_colored", "digits"] = "auto"
-    """For the MNIST experiments: double-colored MNIST; scikit-learn's digits with a teacher trained here (no network,
-    no data); auto takes double_colored wherever what it needs is available."""
-    only: tuple[str, ...] = ()
-    """Names of the experiments to run, and `report`; all by default."""
-    jobs: int = 0
-    """Runs at the same time, a CPU thread each; 0 is one for each core, as far as the memory goes."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler, or the file that it wrote: its workers make the runs, on any number of machines."""
-    dry_run: bool = False
-    """Say for each run whether it is finished, and if not why it would run; run nothing."""
-
-    @property
-    def where(self) -> Where:
-        """The workers."""
-        return Where(self.jobs, self.scheduler)
 
 
 class Datasets(NamedTuple):
@@ -126,7 +103,7 @@ def run(entries: Sequence[Entry], config: Config) -> None:
         Interrupted: SIGINT or SIGTERM came in; the runs left checkpoints.
         SystemExit: with code 1 where a run failed.
     """
-    where = config.where
+    where = Where(config.jobs, config.scheduler)
     parts, store = _parts(entries, config), open_store()
     if config.dry_run:
         _dry_run(parts, store, where.workers)
@@ -206,7 +183,7 @@ def _dry_run(parts: Sequence[Part], store: Store, workers: int) -> None:
             if part.plan is None:
                 raise InputError(part.problem)
             progress.add(stage_of(part.plan, store, "").tasks)
-            lines = experiment.dry_run(part.plan)
+            lines = execution.dry_run(part.plan)
         except InputError as error:
             lines = [f"error: {error}"]
         print(*(f"  {line}" for line in lines), sep="\n")

@@ -12,24 +12,24 @@ one leaves nothing half-written, and the same command resumes it. Then train on 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from tqdm import tqdm
 
-from skdcgn.cgn.teachers import mnist_teacher
-from skdcgn.data import shards
-from skdcgn.data.labels import select_classes
+from skdcgn.configs.fields import Checked, PositiveInt, Seed
 from skdcgn.errors import InputError
 from skdcgn.files import format_size
-from skdcgn.mechanisms import Mechanism, Source
-from skdcgn.recipes.sources import ImageNetTeacherConfig
+from skdcgn.recipes.configs.sources import ImageNetTeacherConfig
 from skdcgn.runtime import Precision, Runtime, setup
-from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig, set_folder, shard_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from skdcgn.mechanisms import Source
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Write stored teacher sets, or check them."""
 
     out: Path
@@ -44,9 +44,9 @@ class Config:
     """The mechanism to render."""
     classes: str = "all"
     """all, animals, best (those the CGN authors found to work well), or ids such as 0-99 or 1,5,7."""
-    per_class: int = 1000
+    per_class: PositiveInt = 1000
     """Records of each class (the paper's setting)."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise: that of the training that will read it."""
     published_code: bool = False
     """Draw the records as the published scripts did."""
@@ -63,6 +63,10 @@ def main(config: Config) -> None:
     Raises:
         InputError: see `TeacherSet.write`; or a shard does not have its SHA-256 any more.
     """
+    from skdcgn.data.labels import select_classes
+    from skdcgn.mechanisms import Mechanism
+    from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig, set_folder, shard_bytes
+
     if config.verify:
         return _verify(config.out)
     teacher = _teacher(config, setup(config.runtime))
@@ -85,13 +89,17 @@ def main(config: Config) -> None:
                 bar.update(written - bar.n)
 
 
-def _teacher(config: Config, device: torch.device) -> Source:
+def _teacher(config: Config, device: "torch.device") -> "Source":
+    from skdcgn.cgn.teachers import mnist_teacher
+
     if config.teacher in ("imagenet", "miniature"):
         return ImageNetTeacherConfig(config.teacher, config.checkpoint, precision=config.precision).load(device)
     return mnist_teacher(config.teacher, config.checkpoint, device)
 
 
 def _verify(root: Path) -> None:
+    from skdcgn.data import shards
+
     sets = sorted(path.parent for path in root.glob(f"**/{shards.INDEX}"))
     if not sets:
         raise InputError(f"no set below {root}: name the folder that was given as --out.")

@@ -10,17 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
-from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.classifiers.invariant import ClassifierConfig
-from skdcgn.data.mnist import Dataset, make_dataset
-from skdcgn.data.weights import save_state_dict
-from skdcgn.measure.cgn import measure_cgn
+from skdcgn.configs.cgn import CGNTrainingConfig
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.fields import Checked, PositiveInt
+from skdcgn.configs.names import Dataset
 from skdcgn.runtime import Runtime, setup
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Train a CGN for an MNIST variant and write its weights."""
 
     out: Path
@@ -30,14 +28,24 @@ class Config:
     half: bool = False
     """Write fp16 instead of fp32."""
     training: CGNTrainingConfig = dataclasses.field(default_factory=CGNTrainingConfig)
-    counterfactuals: int = 20_000
+    counterfactuals: PositiveInt = 20_000
     """Counterfactuals that a classifier learns from to score the CGN: the scores go into the file."""
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     runtime: Runtime = dataclasses.field(default_factory=Runtime)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.classifier.check_batch(counterfactuals=self.counterfactuals)
+
 
 def main(command: Config) -> None:
     """Train, say how it goes, score the averaged generator and write it."""
+    from skdcgn.cgn.adversarial import CGNTrainer
+    from skdcgn.cgn.teachers import MNISTTeacher
+    from skdcgn.data.mnist import make_dataset
+    from skdcgn.data.weights import save_state_dict
+    from skdcgn.measure.cgn import measure_cgn
+
     config = command.training
     data = make_dataset(command.dataset, "train", config.seed)
     device = setup(command.runtime)

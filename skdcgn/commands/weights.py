@@ -15,14 +15,19 @@ in CGN's own download script is dead; the address here is U2-Net's own.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from skdcgn.data.registry import REGISTRY
-from skdcgn.data.weights import State, cache_dir, data_dir, locate, status
 from skdcgn.files import format_size
 
+if TYPE_CHECKING:
+    from skdcgn.data.weights import State
 
-def _listing(states: Mapping[str, tuple[State, str]]) -> Iterator[str]:
+
+def _listing(states: Mapping[str, "tuple[State, str]"]) -> Iterator[str]:
     """Yield the lines of the table of files, then what is known of those that are not there."""
+    from skdcgn.data.weights import cache_dir, data_dir
+
     width = max(map(len, ["file", *states]))
     yield f"{'file':{width}}  {'state':10}  {'size':>6}  place, or address where missing"
     for name, (state, detail) in states.items():
@@ -51,6 +56,8 @@ class Config:
 
 def main(config: Config) -> None:
     """List the pretrained files (exit code 1 if any is corrupt), or fetch some."""
+    from skdcgn.data.weights import locate, status
+
     if config.download:
         for name in config.download:
             print(f"{name}: {locate(name)}", flush=True)

@@ -2,85 +2,24 @@
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
+from skdcgn.configs.counterfactuals import SHARD_CHUNKS, CounterfactualConfig
 from skdcgn.data.shards import read_description, read_shards, write_shards
-from skdcgn.errors import InputError
 from skdcgn.files import atomic_folder, atomic_path
 from skdcgn.images import to_uint8
-from skdcgn.mechanisms import Intervention, Mechanism, Source, draw_shifts, render_composed
+from skdcgn.mechanisms import Mechanism, Source, draw_shifts, render_composed
 from skdcgn.randomness import stream
 
-CHUNK = 100
-"""Images drawn at a time, or as many as the counterfactuals of one mask."""
-SHARD_CHUNKS = 10
-"""Chunks of a shard on disk."""
-
 _KIND = "counterfactual data set"
-
-
-@dataclass(frozen=True)
-class CounterfactualConfig:
-    """A counterfactual data set: everything that decides its content, beside the source.
-
-    A smaller set is the beginning of a larger one. Sets that differ in `permute` or `intervention` alone have the
-    same shapes, from the same noise.
-    """
-
-    n: int = 10_000
-    """Images."""
-    per_mask: int = 10
-    """Counterfactuals of one mask, each with a texture and a background of its own."""
-    permute: bool = True
-    """Draw the labels of texture and background independently of the shape's; without it they are the shape's, as in
-    the published script, which samples one image at a time."""
-    intervention: Intervention = "none"
-    """Modification of the mask, drawn anew for every image (Sec. 4.5, Table 1)."""
-    strength: float | None = None
-    """Its strength; by default the paper's (see `mechanisms.intervene`)."""
-    shuffle: bool = True
-    """Shift textures and backgrounds cyclically at random, as CGN's MNIST models do (and its ImageNet model does
-    not)."""
-    seed: int = 0
-    """Of labels, noise, shifts and interventions."""
-
-    def __post_init__(self) -> None:
-        for name in ("n", "per_mask"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} {getattr(self, name)} makes no counterfactuals: give at least 1.")
-        if self.intervention not in get_args(Intervention):
-            raise InputError(
-                f"there is no intervention {self.intervention!r}: choose from {', '.join(get_args(Intervention))}."
-            )
-
-    @property
-    def chunk(self) -> int:
-        """Images drawn at a time, a multiple of `per_mask`: part of the definition, since it decides the draws."""
-        return self.per_mask * max(1, CHUNK // self.per_mask)
-
-    @property
-    def chunks(self) -> int:
-        """Chunks that hold the `n` images."""
-        return -(-self.n // self.chunk)
-
-    @property
-    def per_shard(self) -> int:
-        """Images of a shard on disk, of all but the last."""
-        return self.chunk * SHARD_CHUNKS
-
-    @property
-    def shards(self) -> list[str]:
-        """File names of the shards, in order."""
-        return [f"{number:04d}.safetensors" for number in range(-(-self.n // self.per_shard))]
 
 
 class CounterfactualData(NamedTuple):

@@ -5,7 +5,6 @@ its images are no counterfactuals (Sauer and Geiger, 2021, Table 1; here Sec. 1)
 random in step n comes from streams named after n, so that a resumed run continues exactly as the unbroken one.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -15,48 +14,14 @@ from torch import Tensor
 from skdcgn.cgn.adversarial import random_batch
 from skdcgn.cgn.losses import least_squares_terms
 from skdcgn.cgn.mnist import ConvDiscriminator
+from skdcgn.configs.counterfactuals import GANConfig
 from skdcgn.data.mnist import TensorSet
 from skdcgn.errors import InputError
 from skdcgn.images import to_uint8
 from skdcgn.randomness import seeded, stream
-from skdcgn.runtime import Precision, autocast
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANConfig, TinyGANGenerator
+from skdcgn.runtime import autocast
+from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.training import Trainer, descend, linear_decay
-
-
-@dataclasses.dataclass(frozen=True)
-class GANConfig:
-    """Architecture and training of the conditional GAN: a TinyGAN generator against CGN's convolutional
-    discriminator, with least-squares losses."""
-
-    steps: int = 3000
-    """Steps in all, one of generator and discriminator each."""
-    batch_size: int = 32
-    """Images in a batch."""
-    lr: float = 5e-4
-    """Adam's learning rate of the generator; it falls linearly to 0 over the second half."""
-    discriminator_lr: float = 1e-3
-    """That of the discriminator."""
-    betas: tuple[float, float] = (0.0, 0.99)
-    """Adam's momenta."""
-    ema: float = 0.99
-    """Decay of the average of the generator's weights, which is the result."""
-    generator: TinyGANConfig = NATIVE_MNIST
-    """Architecture of the generator."""
-    discriminator_width: int = 32
-    """Channels of the discriminator's first layer."""
-    precision: Precision = "bf16"
-    """Arithmetic of the networks; losses, weights and optimizers stay in fp32."""
-    seed: int = 0
-    """Of initial weights, batches and noise."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"a GAN cannot be trained for {self.steps} steps: give at least 1.")
-        if self.batch_size < 2:
-            raise InputError(f"a GAN needs a batch_size of at least 2 for batch norm, got {self.batch_size}.")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"the GAN's ema must lie in [0, 1), got {self.ema}.")
 
 
 class GANTrainer(Trainer[tuple[Tensor, Tensor]]):

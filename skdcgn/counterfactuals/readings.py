@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from skdcgn.configs.names import Intervention
 from skdcgn.errors import InputError
-from skdcgn.mechanisms import Intervention
 
 When = Literal["sampling", "training", "both"]
 Init = Literal["scratch", "pretrained"]

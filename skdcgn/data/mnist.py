@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from skdcgn.configs.names import MNIST_CLASSES, MNIST_SIDE, Dataset
 from skdcgn.data.registry import REGISTRY
 from skdcgn.data.weights import cache_dir, check_online, data_dir, locate
 from skdcgn.errors import InputError, Unavailable
@@ -31,8 +32,8 @@ Split = Literal["train", "valid", "test"]
 Kind = Literal["background", "object"]
 """What is painted; an object is a stroke."""
 
-RESOLUTION = 32
-NUM_CLASSES = 10
+RESOLUTION = MNIST_SIDE
+NUM_CLASSES = MNIST_CLASSES
 
 BACKGROUND_COLORS = (
     (0, 100, 0),  # darkgreen
@@ -284,9 +285,7 @@ DATASETS: dict[str, DigitSet] = {
     # The strokes of these digits are enlarged and soft: the original's 0.1 would close the holes of 8 and 9.
     "digits": DigitSet(sklearn_digits, 0.4, _double_colored),
 }
-"""Every data set by name: the one place where a new one is registered."""
-
-Dataset = Literal[*DATASETS]
+"""Every data set by name: a new one is named in `configs.names.Dataset` too."""
 
 Variant = Literal[*(name for name in DATASETS if f"cgn_{name}_mnist" in REGISTRY)]
 """The data sets that the CGN's authors published a CGN of."""

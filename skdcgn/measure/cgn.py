@@ -4,10 +4,13 @@ from functools import partial
 
 import torch
 
-from skdcgn.classifiers.invariant import ClassifierConfig, evaluate, trained_classifier
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
+from skdcgn.classifiers.invariant import evaluate, trained_classifier
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.counterfactuals import CounterfactualConfig
+from skdcgn.configs.names import Dataset
+from skdcgn.counterfactuals.datasets import draw
 from skdcgn.data.labels import balanced_labels
-from skdcgn.data.mnist import Dataset, TensorSet, make_dataset
+from skdcgn.data.mnist import TensorSet, make_dataset
 from skdcgn.measure.fidelity import mask_iou, nearest_stroke_iou
 from skdcgn.mechanisms import Mechanism, Source, in_chunks
 from skdcgn.randomness import stream

@@ -6,9 +6,7 @@ mechanisms of a CGN, which is trained with CGN's own losses and a fourth, frozen
 (`make_counterfactuals`).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,10 +15,9 @@ from skdcgn.cgn.baseline import (
     TinyGANImageNetCGN,
     UnconstrainedTeacher,
     load_baseline,
-    load_parts,
     save_baseline,
 )
-from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer
+from skdcgn.cgn.reconstruction import ReconstructionTrainer
 from skdcgn.cgn.teachers import ImageNetTeacher, images_at_once
 from skdcgn.counterfactuals.students import SKDCGN
 from skdcgn.data import miniature
@@ -32,117 +29,25 @@ from skdcgn.measure.features import extractor, measure_source
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source, render_composed
 from skdcgn.randomness import seeded, stream
+from skdcgn.recipes.configs.baseline_cgn_tinygan import (
+    CGNRunConfig,
+    CounterfactualRunConfig,
+    CounterfactualSource,
+    TinyGANRunConfig,
+)
 from skdcgn.recipes.sources import CGN_FILE
 from skdcgn.recipes.students import STUDENT, Needs, load_student
 from skdcgn.runs.loop import evaluation_steps, train
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import setup
-from skdcgn.tinygan.distillation import DistillConfig, Distiller
-from skdcgn.tinygan.losses import LossConfig
-from skdcgn.tinygan.networks import (
-    TinyGANConfig,
-    TinyGANDiscriminator,
-    TinyGANGenerator,
-    load_class_embedding,
-    save_generator,
-)
+from skdcgn.tinygan.distillation import Distiller
+from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator, load_class_embedding, save_generator
 from skdcgn.tinygan.published import load_published_generator
 from skdcgn.tinygan.records import FreshBatches, RealBatches
 
-CounterfactualSource = Literal["baseline", "cgn", "skdcgn"]
-"""What composes counterfactuals: the CGN of TinyGANs, the CGN itself, or its students."""
-
 SHOWN = 20
 """Images kept for each figure."""
-
-
-@dataclass(frozen=True)
-class TinyGANRecipe:
-    """How the baseline's TinyGAN is distilled from the unconstrained BigGAN."""
-
-    architecture: TinyGANConfig
-    distill: DistillConfig
-    """Its training, always on freshly rendered images: `per_class` says only how many make an epoch."""
-    loss: LossConfig
-    """Its objective: with real images (see `LossConfig.real`)."""
-    epochs: int = 18
-    """Epochs that the training stands for, after the first and last of which Fig. 8 shows it."""
-    heldout: int = 1000
-    """Held-out images."""
-
-
-@dataclass(frozen=True)
-class CGNRecipe:
-    """How the baseline's CGN is trained."""
-
-    training: ReconstructionConfig
-    snapshots: int = 5
-    """Times at which Fig. 9 shows its mechanisms, evenly spaced from before the first step to after the last."""
-    heldout: int = 1000
-    """Held-out inputs."""
-
-
-@dataclass(frozen=True)
-class PartsConfig:
-    """What the baseline takes of others' work; see `cgn.baseline.load_parts`."""
-
-    miniature: bool
-    """Whether the default is the packaged miniature rather than the authors' CGN."""
-    truncation: float
-    """Of the unconstrained generator."""
-    teacher: Path | None = None
-    biggan: Path | None = None
-    u2net: Path | None = None
-
-    def load(self, device: torch.device | str = "cpu") -> Parts:
-        """Load the parts.
-
-        Raises:
-            InputError: a file is missing or damaged.
-        """
-        return load_parts(self.teacher, self.biggan, self.u2net, self.miniature, self.truncation, device)
-
-
-@dataclass(frozen=True)
-class StageConfig(RunConfig):
-    """What every run of the baseline has in its config."""
-
-    parts: PartsConfig
-
-
-@dataclass(frozen=True)
-class TinyGANRunConfig(StageConfig):
-    """The distillation of the TinyGAN."""
-
-    seed: int
-    """Of initial weights and training noise."""
-    recipe: TinyGANRecipe
-    real_images: Path | None = None
-    """An ImageFolder; by default miniature pictures, for a miniature teacher."""
-    class_embedding: Path | None = None
-    """A .npy file with the class embedding to start from, such as BigGAN's."""
-
-
-@dataclass(frozen=True)
-class CGNRunConfig(StageConfig):
-    """The training of the CGN of TinyGANs."""
-
-    seed: int
-    """Of the training's draws."""
-    recipe: CGNRecipe
-    tinygan_checkpoint: Path | None = None
-    """A TinyGAN of its authors, where no run has distilled one."""
-
-
-@dataclass(frozen=True)
-class CounterfactualRunConfig(StageConfig):
-    """The measurement of one source of counterfactuals."""
-
-    source: CounterfactualSource
-    count: int
-    """How many, of the baseline's own measures; the feature distances take as many for each class as that makes."""
 
 
 def make_tinygan(run: Run, config: TinyGANRunConfig, _: Needs) -> None:

@@ -5,31 +5,21 @@ import shlex
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
+from skdcgn.cgn.adversarial import CGNTrainer
 from skdcgn.cgn.baseline import TinyGANCGN
 from skdcgn.cgn.imagenet import GENERATORS, MINIATURE, ImageNetCGN
-from skdcgn.cgn.miniature import (
-    FITTED,
-    FitConfig,
-    Regression,
-    load_miniature,
-    measure_statistics,
-    save_miniature,
-    target,
-)
+from skdcgn.cgn.miniature import Regression, load_miniature, measure_statistics, save_miniature, target
 from skdcgn.cgn.teachers import MINIATURE_FILE, MINIATURE_TRUNCATION, MNISTTeacher, mnist_teacher
-from skdcgn.classifiers.invariant import ClassifierConfig
+from skdcgn.configs.names import Dataset
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.labels import balanced_labels
-from skdcgn.data.mnist import Dataset, make_dataset
+from skdcgn.data.mnist import make_dataset
 from skdcgn.data.weights import locate, save_state_dict
 from skdcgn.distributed import own_device
 from skdcgn.errors import Unavailable
@@ -39,37 +29,14 @@ from skdcgn.measure.cgn import measure_cgn
 from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism, NoisePrior, Source
 from skdcgn.randomness import seeded, stream
-from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig
+from skdcgn.recipes.configs.cgns import BaselineConfig, CGNConfig, MiniatureConfig, PartConfig
+from skdcgn.recipes.sources import CGN_FILE
 from skdcgn.recipes.students import Needs
 from skdcgn.runs.loop import evaluation_steps, train
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import Store
 from skdcgn.runtime import setup
-from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANConfig, save_generator
-
-
-@dataclass(frozen=True)
-class CGNConfig(RunConfig):
-    """Training of an MNIST CGN."""
-
-    training: CGNTrainingConfig
-    counterfactuals: int
-    """Counterfactuals that the classifier learns from which judges the CGN."""
-    classifier: ClassifierConfig
-    """Training of that classifier."""
-    dataset: Dataset = "double_colored"
-    """What to train on."""
-    evaluations: int = 5
-    """Sample sheets during training."""
-
-
-@dataclass(frozen=True)
-class BaselineConfig(CGNConfig):
-    """Training of a CGN with TinyGAN generators."""
-
-    student: TinyGANConfig = NATIVE_MNIST
-    """Architecture of the three generators; they draw the data's own 32x32 pixels."""
+from skdcgn.tinygan.networks import save_generator
 
 
 def make_cgn(run: Run, config: CGNConfig, _: Needs) -> None:
@@ -171,30 +138,6 @@ def _authors_teacher(dataset: Dataset, device: torch.device) -> MNISTTeacher | N
 
 
 # --- the miniature ImageNet CGN
-
-
-@dataclass(frozen=True)
-class PartConfig(RunConfig):
-    """The fit of one part of the miniature ImageNet CGN."""
-
-    teacher: MNISTTeacherConfig
-    part: Literal[*FITTED]
-    fit: FitConfig
-    seed: int
-    """Of initial weights and noise."""
-
-
-@dataclass(frozen=True)
-class MiniatureConfig(RunConfig):
-    """The miniature ImageNet CGN put together."""
-
-    teacher: MNISTTeacherConfig
-    seed: int
-    """That of its parts."""
-    per_class: int
-    """Images of each class that it is scored on."""
-    out: Path | None
-    """A .safetensors file to write it to as well."""
 
 
 def make_part(run: Run, config: PartConfig, needs: Needs) -> None:

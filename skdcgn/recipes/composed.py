@@ -1,7 +1,6 @@
 """SKDCGN as a run: the three students of one seed, and counterfactuals of theirs beside the teacher's (Fig. 6)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,25 +11,13 @@ from skdcgn.data.labels import balanced_labels, select_classes
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.mechanisms import Mechanism, Source, render_composed
 from skdcgn.randomness import stream
-from skdcgn.recipes.sources import TeacherConfig
+from skdcgn.recipes.configs.students import ComposedConfig
 from skdcgn.recipes.students import Needs, load_student
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import save_generator
 
 _SHOWN = 20  # counterfactuals of each side that a run keeps
-
-
-@dataclass(frozen=True)
-class ComposedConfig(RunConfig):
-    """What decides the run, beside its students."""
-
-    teacher: TeacherConfig
-    seed: int
-    """That of the students."""
-    classes: str = "all"
-    """The labels that they learned, see `data.labels.select_classes`."""
 
 
 def make_skdcgn(run: Run, config: ComposedConfig, needs: Needs) -> None:

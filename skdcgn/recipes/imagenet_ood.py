@@ -5,13 +5,11 @@ the same and of random classes, whose difference is the background gap (BG gap);
 bias, the share of shape among the decisions for shape or texture.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from safetensors.torch import save_file
 
-from skdcgn.classifiers.ensemble import EnsembleConfig, EnsembleTrainer, draw_counterfactuals
+from skdcgn.classifiers.ensemble import EnsembleTrainer, draw_counterfactuals
 from skdcgn.classifiers.ensemble_measures import imagenet_accuracy, measure
 from skdcgn.classifiers.networks import RESNET50_ADDRESS, invariant_ensemble
 from skdcgn.data import miniature
@@ -21,71 +19,27 @@ from skdcgn.files import sha256
 from skdcgn.mechanisms import Source
 from skdcgn.randomness import seeded
 from skdcgn.recipes.baseline_cgn_tinygan import load_counterfactual_source
-from skdcgn.recipes.sources import ImageNetTeacherConfig
+from skdcgn.recipes.configs.imagenet_ood import EnsembleRecipe, EnsembleRunConfig
 from skdcgn.recipes.students import Needs
 from skdcgn.runs.loop import evaluation_steps, train
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runtime import setup
-
-EnsembleSource = Literal["original", "cgn", "skdcgn", "baseline"]
-"""What an ensemble learns from: real images alone, or counterfactuals of the CGN, its students, or the baseline too."""
-
-
-@dataclass(frozen=True)
-class EnsembleRecipe(RunConfig):
-    """What decides ensembles, whichever source and seed they have."""
-
-    training: EnsembleConfig
-    evaluations: int
-    """Times at which the validation accuracy is measured."""
-    images: int = 100
-    """Training images of each class of the miniature pictures; of their test sets, half as many."""
-    imagenet: Path | None = None
-    """ImageNet: a folder with train and val."""
-    in9: Path | None = None
-    """IN-9: the unpacked backgrounds challenge, with its in_to_in9.json put into it."""
-    cue_conflict: Path | None = None
-    """The cue-conflict stimuli: a folder with one folder for each shape."""
-    backbone: Path | None = None
-    """Weights of a ResNet-50 trained on ImageNet, in torchvision's format."""
-
-
-@dataclass(frozen=True)
-class EnsemblesConfig(EnsembleRecipe):
-    """Robustness of the invariant ensemble."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One ensemble for each seed and source. The counterfactuals of a source are the same for all seeds."""
-    sources: tuple[EnsembleSource, ...] = get_args(EnsembleSource)
-    """original: real images alone; the others: counterfactuals beside them."""
-    teacher: Path | None = None
-    """Another file in the format of cgn.pth."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnsembleRunConfig(EnsembleRecipe):
-    """What decides one ensemble, beside weights and images."""
-
-    teacher: ImageNetTeacherConfig
-    source: EnsembleSource
-    seed: int
-    """Of initial weights, order and views of the images."""
 
 
 def run_inputs(config: EnsembleRecipe, teacher: Source) -> tuple[dict[str, str], str]:
     """Return what identifies weights and images, and in one line which images they are, without writing any.
 
     Raises:
-        InputError: a path is missing, or the images are not of the teacher's classes.
+        InputError: a path is missing, the images are not of the teacher's classes, or they are fewer than a batch.
     """
     paths = (config.imagenet, config.in9, config.cue_conflict)
     if teacher.stand_in and not any(paths):
         scenery, reason = miniature.scenery(lambda: teacher)
         identity, classes = f"{scenery.name} {scenery.sha256}", scenery.num_classes
+        count = config.images * classes
     elif all(paths):
         sets, reason = robustness_sets(*paths), f"pictures: {', '.join(map(str, paths))}"
-        identity, classes = sets.identity, len(sets.train.classes)
+        identity, classes, count = sets.identity, len(sets.train.classes), len(sets.train)
     else:
         raise InputError(
             "--imagenet, --in9 and --cue-conflict go together: give the folders of all three, or none and "
@@ -96,6 +50,8 @@ def run_inputs(config: EnsembleRecipe, teacher: Source) -> tuple[dict[str, str],
             f"the images are of {classes} classes, and {teacher.name} has {teacher.num_classes}: give an --imagenet "
             "with all of them."
         )
+    if config.training.batch_size > count:
+        raise InputError(f"batch_size is {config.training.batch_size}: give no more than the {count} training images.")
     inputs = {"teacher": teacher.sha256, "images": identity}
     if config.backbone is not None:
         if not config.backbone.is_file():

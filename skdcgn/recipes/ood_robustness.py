@@ -4,34 +4,29 @@ In the original training images color or texture gives the label away. A classif
 well on test images with random appearances; one that learned the color guesses.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, evaluate
-from skdcgn.cli import Profile
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
-from skdcgn.counterfactuals.gan import GANConfig, GANTrainer, sample_images
+from skdcgn.classifiers.invariant import ClassifierTrainer, evaluate
+from skdcgn.configs.counterfactuals import CounterfactualConfig
+from skdcgn.configs.names import Dataset
+from skdcgn.counterfactuals.datasets import draw
+from skdcgn.counterfactuals.gan import GANTrainer, sample_images
 from skdcgn.data.labels import balanced_labels
-from skdcgn.data.mnist import RESOLUTION, Dataset, TensorSet, make_dataset
-from skdcgn.errors import InputError
+from skdcgn.data.mnist import RESOLUTION, TensorSet, make_dataset
 from skdcgn.images import grid, to_float
 from skdcgn.measure.features import load_feature_network
 from skdcgn.randomness import stream
-from skdcgn.recipes.sources import MNISTTeacherConfig, load_source
+from skdcgn.recipes.configs.ood_robustness import ClassifierRunConfig, GANRunConfig
+from skdcgn.recipes.sources import load_source
 from skdcgn.recipes.students import Needs, load_student
 from skdcgn.runs.loop import evaluation_steps, train
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runtime import setup
 from skdcgn.tinygan.networks import save_generator
-
-Images = Literal["original", "gan", "cgn", "skdcgn", "skdcgn_published", "baseline"]
-"""What a classifier learns from: the biased training images, a conditional GAN's, or counterfactuals of the CGN, of
-SKDCGN, of SKDCGN with students of the published size, or of the baseline."""
 
 GENERATOR = "generator"
 """What a GAN's run keeps it under, and the name by which a classifier's case needs its images' generator."""
@@ -39,70 +34,6 @@ DRIFT = "drifted"
 """Suffix of the test sets whose colors wander as in the CGN authors' loader."""
 EVALUATION_BATCH = 100
 """Images classified at a time: on a CPU, more of them no longer fit its caches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierRecipe(RunConfig):
-    """What decides classifiers, whichever source and seed they have."""
-
-    images: int = 100_000
-    """Images of each source that a classifier learns from."""
-    per_mask: int = 10
-    """Counterfactuals of one mask."""
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """Training of the classifier."""
-    generators: int = 5
-    """Generators trained of each kind (GANs, students, baselines), which the seeds take in turns."""
-
-
-@dataclass(frozen=True)
-class RobustnessConfig(ClassifierRecipe):
-    """Comparison of classifiers by the images that they learn from."""
-
-    datasets: tuple[Dataset, ...]
-    """MNIST variants; digits needs no download."""
-    sources: tuple[Images, ...]
-    """Where training images come from; skdcgn_published are students of the published size, trained as published."""
-    students: Profile
-    """Profile of the right-sized students and of the baseline."""
-    published_students: Profile = "paper"
-    """Profile of the students of the published size: one set, for all seeds."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """One classifier for each seed, source and data set."""
-    gan: GANConfig = field(default_factory=GANConfig)
-    """Training of the conditional GAN; its seed is overwritten."""
-
-    def __post_init__(self) -> None:
-        for name in ("images", "generators", "per_mask"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few: give at least 1.")
-        for name in ("sources", "seeds", "datasets"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} names none: give at least one.")
-
-    def generator_seed(self, source: Images, position: int) -> int:
-        """Return the seed of the generator that draws the images of the classifier at a position among the seeds."""
-        generators = 1 if source == "skdcgn_published" else self.generators
-        return self.seeds[position % generators]
-
-
-@dataclass(frozen=True)
-class GANRunConfig(RunConfig):
-    """Training of one conditional GAN."""
-
-    dataset: Dataset
-    gan: GANConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierRunConfig(ClassifierRecipe):
-    """Training of one classifier."""
-
-    teacher: MNISTTeacherConfig
-    """Whose data set it is, and for source cgn the CGN."""
-    source: Images
-    seed: int
-    """Of images, initial weights, order, and the appearances of the test sets."""
 
 
 def draw_images(run: Run, config: ClassifierRunConfig, needs: Needs, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -207,6 +138,3 @@ def two_of_each_class(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     found = [(labels == label).nonzero().flatten() for label in labels.unique()]
     index = torch.stack([positions[len(positions) * half // 2] for half in range(2) for positions in found])
     return pixels[index], labels[index]
-
-
-ALL_IMAGES: tuple[Images, ...] = get_args(Images)

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import torch
 
+from skdcgn.configs.tinygan import DistillConfig
 from skdcgn.counterfactuals.students import render
 from skdcgn.data.labels import select_classes
 from skdcgn.distributed import own_device
-from skdcgn.errors import InputError
 from skdcgn.images import to_uint8
 from skdcgn.measure import cost
 from skdcgn.measure.features import extractor
@@ -20,16 +17,13 @@ from skdcgn.measure.fidelity import fidelity, noise_response, steps_to
 from skdcgn.measure.heldout import HeldOut
 from skdcgn.mechanisms import Mechanism, Source
 from skdcgn.randomness import seeded, stream
-from skdcgn.recipes.sources import TeacherConfig
+from skdcgn.recipes.configs.students import ClassMeansConfig, ConvergenceConfig, StudentConfig
 from skdcgn.runs.loop import evaluation_steps, progress, train
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Run
 from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import setup
-from skdcgn.tinygan.distillation import DistillConfig, Distiller
-from skdcgn.tinygan.losses import LossConfig
+from skdcgn.tinygan.distillation import Distiller
 from skdcgn.tinygan.networks import (
-    TinyGANConfig,
     TinyGANDiscriminator,
     TinyGANGenerator,
     load_class_embedding,
@@ -45,41 +39,6 @@ _SAMPLES = 40  # held-out images of each side that a run keeps for the figures
 _BY_STEP = 10  # and at each evaluation
 
 Needs = Mapping[str, RunRecord]
-
-
-@dataclass(frozen=True)
-class Distillation(RunConfig):
-    """What decides students, whichever mechanism of which teacher they learn."""
-
-    student: TinyGANConfig
-    distill: DistillConfig
-    loss: LossConfig = field(default_factory=LossConfig, kw_only=True)
-    heldout_per_class: int = field(default=100, kw_only=True)
-    """Held-out images of each class."""
-    evaluations: int | tuple[float, ...] = field(default=5, kw_only=True)
-    """Held-out evaluations during training: how many, or at which fractions of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudentConfig(Distillation):
-    """What decides one student, beside the weights of its teacher."""
-
-    teacher: TeacherConfig
-    mechanism: Literal["shape", "texture", "background"]
-    seed: int
-    """Of initial weights and training noise."""
-    frechet: bool = True
-    """Measure the Fréchet distance too."""
-    classes: str = "all"
-    """The labels to learn, see `data.labels.select_classes`."""
-    class_embedding: Path | None = None
-    """A .npy file with the class embedding to start from, such as BigGAN's."""
-    teacher_sets: Path | None = None
-    """Folder of stored teacher sets; by default one beside the run store."""
-
-    def __post_init__(self) -> None:
-        if self.heldout_per_class < 1:
-            raise InputError(f"--heldout-per-class {self.heldout_per_class} is too few: give at least 1.")
 
 
 def make_student(run: Run, config: StudentConfig, needs: Needs) -> None:
@@ -213,16 +172,6 @@ def _latencies(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator,
 # --- what some studies measure beside
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvergenceConfig(StudentConfig):
-    """A student whose speed is measured: when its held-out fidelity reaches a target."""
-
-    target_iou: float = 0.5
-    """Mask IoU (shape)."""
-    target_l1: float = 0.05
-    """L1 (texture, background)."""
-
-
 def make_converging_student(run: Run, config: ConvergenceConfig, needs: Needs) -> None:
     """Distill a student, and note as `final/steps_to_target` when it reached the target, if it ever did."""
     make_student(run, config, needs)
@@ -245,15 +194,6 @@ def make_responding_student(run: Run, config: StudentConfig, needs: Needs) -> No
         return
     images = heldout.render(load_student(run.store, run.run_id).to(device))
     run.log_metrics("final", {"noise_response": noise_response(heldout.teacher, images, heldout.labels)})
-
-
-@dataclass(frozen=True)
-class ClassMeansConfig(RunConfig):
-    """A student that ignores its noise: each class's mean of the teacher's held-out images."""
-
-    teacher: TeacherConfig
-    mechanism: Literal["shape", "texture", "background"]
-    heldout_per_class: int
 
 
 def make_class_means(run: Run, config: ClassMeansConfig, needs: Needs) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
 from skdcgn.measure.statistics import Interval, mean_interval
 from skdcgn.mechanisms import Mechanism, Source
-from skdcgn.recipes.students import StudentConfig, distil, make_student
+from skdcgn.recipes.configs.students import StudentConfig
+from skdcgn.recipes.students import distil, make_student
 from skdcgn.runs.engine.tasks import Making, Stage, Task, key_of
 from skdcgn.runs.identity import identify
 from skdcgn.runs.lifecycle import Terminal, carry_out, identity_tags, results
@@ -55,11 +55,6 @@ class DistillationSearch:
     """See `Case`."""
     out: Path | None = None
     """Folder that gets what the study's run keeps: best.yaml, trials.csv and confirmation.csv."""
-
-    def __post_init__(self) -> None:
-        seed = self.setting.seed
-        if not self.confirm_seeds or seed in self.confirm_seeds:
-            raise InputError(f"--confirm-seeds needs seeds that no trial was trained with: others than {seed}.")
 
     @property
     def metric(self) -> str:

@@ -5,142 +5,39 @@ What is left open, and what each combination is called, is told in `skdcgn.count
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from skdcgn.cgn.adversarial import CGNTrainer, CGNTrainingConfig
-from skdcgn.classifiers.invariant import ClassifierConfig, ClassifierTrainer, Evaluation, evaluate
+from skdcgn.cgn.adversarial import CGNTrainer
+from skdcgn.classifiers.invariant import ClassifierTrainer, Evaluation, evaluate
 from skdcgn.classifiers.two_way import two_way_sets
-from skdcgn.counterfactuals.datasets import CounterfactualConfig, draw
-from skdcgn.counterfactuals.readings import Init, Labels, Reading, When, readings
+from skdcgn.configs.classifiers import ClassifierConfig
+from skdcgn.configs.names import Dataset
+from skdcgn.counterfactuals.datasets import draw
+from skdcgn.counterfactuals.readings import Reading
 from skdcgn.counterfactuals.remembering import Remembering
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
-from skdcgn.data.mnist import NUM_CLASSES, Dataset, TensorSet, make_dataset
+from skdcgn.data.mnist import NUM_CLASSES, TensorSet, make_dataset
 from skdcgn.data.weights import save_state_dict
-from skdcgn.errors import InputError
 from skdcgn.images import grid, to_float, to_uint8
 from skdcgn.measure.cgn import mask_quality
-from skdcgn.mechanisms import Intervention, Mechanism, Source, compose, intervene
+from skdcgn.mechanisms import Mechanism, Source, compose, intervene
 from skdcgn.randomness import stream
-from skdcgn.recipes.sources import CGN_FILE, MNISTTeacherConfig, load_trained
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
+from skdcgn.recipes.configs.table1_shape_im import ModifiedCGNConfig, ReadingConfig
+from skdcgn.recipes.sources import CGN_FILE, load_trained
 from skdcgn.recipes.students import Needs
-from skdcgn.runs.identity import derive
 from skdcgn.runs.loop import train
-from skdcgn.runs.plan import RunConfig
 from skdcgn.runs.run import Interruption, Run
 from skdcgn.runs.store import Store
 from skdcgn.runtime import setup
 
 CGN = "cgn"
 """The name by which the case of a classifier needs the run of its CGN."""
-
-
-@dataclass(frozen=True)
-class ClassifiersConfig(RunConfig):
-    """What decides classifiers, whichever reading and seed they have."""
-
-    images: int
-    """Counterfactuals of a reading."""
-    per_mask: int
-    """Of one mask."""
-    classifier: ClassifierConfig
-    """Training of the digit classifier."""
-    two_way_images: int
-    """Images of each kind, real and counterfactual, that the two-way classifier learns from; three quarters of what
-    there is at most."""
-    test_images: int | None = field(default=None, kw_only=True)
-    """Images of each test set; all by default."""
-
-
-@dataclass(frozen=True)
-class ShapeStudyConfig(ClassifiersConfig):
-    """Study of the shape mechanism."""
-
-    interventions: tuple[Intervention, ...]
-    """Modifications of the mask; none is the control."""
-    when: tuple[When, ...]
-    """When masks are modified: while the CGN is trained (as the released script does), while it is sampled, or both.
-    For sampling alone it is the given teacher, not trained any more."""
-    init: tuple[Init, ...]
-    """What a CGN is trained from: new weights (as the paper), or the teacher's, with a new discriminator."""
-    strengths: tuple[float, ...]
-    """Transparencies beside the paper's 0.75, with permuted labels: the curve for Sec. 4.4's claim."""
-    training: CGNTrainingConfig
-    """Training of a CGN from new weights; its intervention and seed are overwritten."""
-    finetune: CGNTrainingConfig
-    """Training from the teacher's weights, likewise."""
-    unpermuted_epochs: int
-    """Its epochs where labels are not permuted: color gives them away, which is soon learned."""
-    two_way_epochs: int
-    """Epochs of the two-way classifier."""
-    strengths_when: tuple[When, ...] = ("sampling",)
-    """When those are applied."""
-    labels: tuple[Labels, ...] = ("permuted", "unpermuted")
-    """Labels of texture and background: permuted, or the digit's own, as the released sampler leaves them."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One CGN and one classifier for each seed and reading."""
-    dataset: Dataset = "double_colored"
-    """What CGNs are trained on, and classifiers tested on; digits needs no download."""
-    teacher: Path | None = None
-    """Another checkpoint of the teacher than the authors' (not for digits)."""
-
-    @property
-    def teacher_config(self) -> MNISTTeacherConfig:
-        """The teacher."""
-        return MNISTTeacherConfig(self.dataset, self.teacher)
-
-    def __post_init__(self) -> None:
-        for name in ("interventions", "when", "init", "labels", "seeds"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} names none: give at least one.")
-        for name in ("images", "per_mask", "unpermuted_epochs", "two_way_images", "two_way_epochs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few: give at least 1.")
-
-    def readings(self) -> list[Reading]:
-        """Return the readings of each seed, those of one CGN next to each other."""
-        return readings(self.interventions, self.when, self.init, self.labels, self.strengths, self.strengths_when)
-
-    def cgn(self, reading: Reading, seed: int) -> "ModifiedCGNConfig | None":
-        """Return the config of the CGN of a reading, if it has one trained."""
-        if reading.cgn is None:
-            return None
-        init, intervention, strength = reading.cgn
-        training = self.training if init == "scratch" else self.finetune
-        training = replace(training, intervention=intervention, intervention_strength=strength, seed=seed)
-        return derive(ModifiedCGNConfig, self, teacher=self.teacher_config, init=init, training=training)
-
-    def reading(self, reading: Reading, seed: int) -> "ReadingConfig":
-        """Return the config of the classifiers of a reading."""
-        epochs = self.classifier.epochs if reading.labels == "permuted" else self.unpermuted_epochs
-        own = {"teacher": self.teacher_config, "reading": reading, "seed": seed}
-        classifier = replace(self.classifier, epochs=epochs)
-        two_way = replace(self.classifier, epochs=self.two_way_epochs)
-        return derive(ReadingConfig, self, classifier=classifier, two_way=two_way, **own)
-
-
-@dataclass(frozen=True)
-class ModifiedCGNConfig(RunConfig):
-    """Training of the CGN of some readings."""
-
-    teacher: MNISTTeacherConfig
-    """Whose data set it learns, and where it may start from."""
-    init: Init
-    training: CGNTrainingConfig
-
-    @property
-    def tags(self) -> dict[str, object]:
-        """What tells its run from others."""
-        return {"intervention": self.training.intervention, "init": self.init}
-
-    def __str__(self) -> str:
-        strength = self.training.intervention_strength
-        return f"CGN ({self.init}), {self.training.intervention}{'' if strength is None else f' {strength:g}'}"
 
 
 def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None:
@@ -154,30 +51,6 @@ def make_modified_cgn(run: Run, config: ModifiedCGNConfig, needs: Needs) -> None
     train(trainer, run, config.runtime, lambda step: None, (), str(config))
     metadata = {"dataset": config.teacher.dataset, "run": run.run_id}
     run.log_file(CGN_FILE, lambda path: save_state_dict(path, trainer.result.state_dict(), metadata))
-
-
-@dataclass(frozen=True)
-class ReadingConfig(ClassifiersConfig):
-    """What the classifiers of one reading and seed depend on, beside the CGN's weights."""
-
-    teacher: MNISTTeacherConfig
-    """Whose data set it is; and the CGN, where none is trained."""
-    reading: Reading
-    two_way: ClassifierConfig
-    """Training of the classifier of real and counterfactual images."""
-    seed: int
-
-    @property
-    def counterfactuals(self) -> CounterfactualConfig:
-        """The images of the reading."""
-        return CounterfactualConfig(
-            self.images,
-            self.per_mask,
-            permute=self.reading.labels == "permuted",
-            intervention=self.reading.at_sampling,
-            strength=self.reading.strength,
-            seed=self.seed,
-        )
 
 
 def make_reading(run: Run, config: ReadingConfig, needs: Needs) -> None:

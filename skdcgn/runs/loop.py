@@ -8,14 +8,11 @@ from collections.abc import Callable, Collection
 from tqdm import tqdm
 
 from skdcgn import distributed
+from skdcgn.errors import Diverged
 from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.runs.run import Run
 from skdcgn.runtime import Runtime
 from skdcgn.training import Trainer
-
-
-class Diverged(RuntimeError):
-    """A loss is not a finite number any more."""
 
 
 def evaluation_steps(steps: int, evaluations: int | Collection[float]) -> set[int]:
@@ -68,7 +65,7 @@ def train(
         for step, losses in trainer.fit():
             for name, value in losses.items():
                 if not math.isfinite(value):
-                    raise Diverged(f"loss {name!r} is {value} at step {step}")
+                    raise Diverged(name, value, step)
             run.check_held()
             if step % runtime.log_every == 0 or step == 1:
                 run.log_metrics("loss", losses, step)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from skdcgn.cli import Profile
+from skdcgn.configs.fields import Checked, PositiveFloat, PositiveInt, Seed, StudyName
+from skdcgn.configs.names import Profile
 from skdcgn.runs.identity import Identity, identify
 from skdcgn.runtime import Runtime
 
@@ -18,12 +19,30 @@ Make = Callable[["Run", Any, Mapping[str, "RunRecord"]], None]
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """What the config of every run has, and that of every study."""
 
     profile: Profile
     """Scale: smoke (tests), quick (a first look), full (our best answer), paper (the published setting)."""
     runtime: Runtime = field(default_factory=Runtime, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SearchConfig(Checked):
+    """How a study searches; what its trials train is said elsewhere."""
+
+    study: StudyName | None = None
+    """Name of the study to begin or to go on with; by default one for each setting."""
+    trials: PositiveInt = 30
+    """Trials of the study in all, whoever runs them, the pruned ones included."""
+    sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
+    """What proposes trials: Parzen estimators, chance, a Gaussian process, or a low-discrepancy sequence."""
+    pruner: Literal["median", "none"] = "median"
+    """What stops trials early: being below the median of the earlier ones at the same step, or nothing."""
+    seed: Seed = 0
+    """Of the sampler."""
+    dead_after: PositiveFloat = 60.0
+    """Minutes after which a trial of another machine that has not ended is taken for dead."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,19 +1,18 @@
 """Distillation of one mechanism into a TinyGAN student (paper Sec. 3.1)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from skdcgn import distributed
+from skdcgn.configs.tinygan import DistillConfig, LossConfig
 from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution
-from skdcgn.mechanisms import Mechanism
-from skdcgn.runtime import Precision, autocast
-from skdcgn.tinygan.losses import LossConfig, discriminator_terms, generator_terms
+from skdcgn.runtime import autocast
+from skdcgn.tinygan.losses import discriminator_terms, generator_terms
 from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
 from skdcgn.tinygan.records import Records
 from skdcgn.training import Stateful, Trainer, descend, warm_cosine
@@ -25,46 +24,6 @@ class Batches(Stateful, Protocol):
     """An endless, resumable stream of teacher records: `records.FreshBatches` or `teacher_sets.StoredBatches`."""
 
     def __next__(self) -> Records: ...
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """How a student is trained; the objective itself is `losses.LossConfig`."""
-
-    steps: int = 4700
-    """Optimizer steps."""
-    batch_size: int = 64
-    """Teacher records a step, over all processes together."""
-    learning_rate: float = 2e-4
-    """Adam's learning rate, for student and discriminator."""
-    texture_steps: int | None = None
-    """Other number of steps for texture and background."""
-    texture_learning_rate: float | None = None
-    """Other learning rate for texture and background."""
-    betas: tuple[float, float] = (0.0, 0.9)
-    """Adam's betas."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the student's learning rate; cosine has a short linear warm-up and ends at 0."""
-    warmup: int = 100
-    """Steps of that warm-up."""
-    ema: float = 0.0
-    """Decay of the moving average of the student's weights that is evaluated and kept; 0 keeps the weights."""
-    per_class: int = 1000
-    """Records of each class in the stored teacher set (the paper's 1000); 0 renders fresh ones at each step."""
-    published_code: bool = False
-    """Draw the teacher set as the published scripts did (see `records.draw_records`)."""
-    discriminator_width: int = 32
-    """Channels of the discriminator's first layer."""
-    precision: Precision = "bf16"
-    """bf16 computes in mixed precision (faster on CPUs and GPUs that have it), fp32 in full."""
-
-    def for_mechanism(self, mechanism: Mechanism) -> "DistillConfig":
-        """Return the config with what is special for one mechanism put in its place."""
-        if mechanism is Mechanism.SHAPE:
-            return self
-        steps = self.steps if self.texture_steps is None else self.texture_steps
-        rate = self.learning_rate if self.texture_learning_rate is None else self.texture_learning_rate
-        return replace(self, steps=steps, learning_rate=rate)
 
 
 class Distiller(Trainer[tuple[Records, Records | None]]):

@@ -6,14 +6,12 @@ one dict only: `generator_terms` and `discriminator_terms` return weighted terms
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skdcgn.errors import InputError
+from skdcgn.configs.tinygan import FeatureDistance, LossConfig
 
 _PROBABILITY_EPSILON = 1e-4
 
@@ -52,65 +50,6 @@ FEATURE_DISTANCES: Mapping[str, Distance] = {
 
 KL_DIVERGENCES: Mapping[str, Distance] = {"pixels": pixel_kl, "image": image_kl, "activations": channel_kl}
 """Forms of Eq. 6: between images, or for "activations" between the last ones of the discriminator."""
-
-FeatureDistance = Literal[*FEATURE_DISTANCES]
-KLOn = Literal[*KL_DIVERGENCES]
-KLDirection = Literal["teacher_student", "student_teacher"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Which terms the student's objective has (Eq. 7), and their weights; a weight of 0 leaves the term out."""
-
-    feature: float = 1.0
-    """Weight of the feature-level distance, Eq. 5."""
-    feature_distance: FeatureDistance = "l1"
-    """Distance of each level: l1 (Eq. 5), kl over channels (Appendix D.1), or mse (D.3)."""
-    alphas: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-    """alpha_i of Eq. 5, first to last level; a discriminator of fewer levels takes the last ones."""
-    lambda_1: float = 0.2
-    """Weight of the pixel distance, Eq. 2."""
-    lambda_1_decay: float = 0.01
-    """What lambda_1 loses with each epoch, down to 0."""
-    lambda_2: float = 0.01
-    """Weight of the adversarial term, Eq. 3."""
-    n_critic: int = 5
-    """The adversarial term enters the generator's objective every n-th step (the discriminator steps always)."""
-    kl: float = 0.0
-    """Weight of the KL divergence, Eq. 6 (lambda_KL)."""
-    kl_on: KLOn = "pixels"
-    """What the KL compares: each pixel as a Bernoulli probability; the image as one distribution over its pixels;
-    or the last discriminator activation as a distribution over channels, as the published module does."""
-    kl_direction: KLDirection = "teacher_student"
-    """KL(teacher || student) as in Eq. 6, or with the arguments swapped as in the published module."""
-    temperature: float = 1.0
-    """Temperature of the softmaxes of the KL terms (8 in the published module)."""
-    cross_entropy: float = 0.0
-    """Weight of the binary cross entropy on the discriminator's outputs (Appendix D, Fig. 12), for both nets."""
-    real: float = 0.0
-    """Weight of real images in the adversarial terms of both nets: 0.2 in the original TinyGAN and the baseline's
-    (Sec. A.3), left out in SKDCGN (Sec. 3.1)."""
-
-    def __post_init__(self) -> None:
-        if min(self.feature, self.lambda_1, self.lambda_2, self.kl, self.cross_entropy, self.real) < 0:
-            raise InputError("loss weights must not be negative: mend the --loss.* flag that is.")
-        if max(self.feature, self.lambda_1, self.kl, self.cross_entropy) == 0:
-            raise InputError(
-                "the student would have nothing to learn from: give --loss.feature, --loss.lambda-1, --loss.kl or "
-                "--loss.cross-entropy a positive weight."
-            )
-        if self.temperature <= 0 or self.n_critic < 1:
-            raise InputError("--loss.temperature must be above 0 and --loss.n-critic at least 1.")
-
-    @property
-    def needs_discriminator(self) -> bool:
-        """Whether any term of the student's objective looks at a discriminator."""
-        on_activations = self.kl > 0 and self.kl_on == "activations"
-        return on_activations or max(self.feature, self.lambda_2, self.cross_entropy, self.real) > 0
-
-    def lambda_1_at(self, epoch: int) -> float:
-        """Return lambda_1 in an epoch (from 0) of the published linear decay."""
-        return max(0.0, self.lambda_1 - self.lambda_1_decay * epoch)
 
 
 def pixel_distance(teacher: Tensor, student: Tensor) -> Tensor:

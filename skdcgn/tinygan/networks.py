@@ -6,9 +6,8 @@ and the right-sized native 32x32 student. Images are in [-1, 1].
 
 import itertools
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,86 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from skdcgn.configs.tinygan import TinyGANConfig
 from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
-from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior
-
-LabelInput = Literal["none", "one_hot", "embedding"]
-
-
-@dataclass(frozen=True)
-class TinyGANConfig:
-    """Architecture of a TinyGAN generator; the discriminator takes what it shares with it."""
-
-    resolution: int = 32
-    """Side of the square images."""
-    width: int = 16
-    """Channels of the last block (c in the paper's tables)."""
-    blocks: int = 3
-    """Residual blocks (R), each doubling the side: the first feature map is resolution / 2^R wide."""
-    noise_dim: int = 32
-    """Length of the noise vector z."""
-    label_input: LabelInput = "embedding"
-    """How the label joins the noise at the input: a trainable embedding, a one-hot vector, or not at all."""
-    label_dim: int = 10
-    """Width of that trainable embedding."""
-    class_dim: int = 10
-    """Width of the class embedding that the conditional batch norms read."""
-    class_rows: int = 10
-    """Rows of the class embedding (the original keeps ImageNet's 1000 even on MNIST)."""
-    num_classes: int = 10
-    """Classes of the data."""
-    channels: int = 3
-    """Channels of the images."""
-    mask_channels: int = 1
-    """Channels of a student that draws masks (the published ones draw them as gray RGB)."""
-
-    def __post_init__(self) -> None:
-        if self.resolution % 2**self.blocks:
-            raise InputError(
-                f"a TinyGAN of {self.blocks} blocks cannot draw {self.resolution}x{self.resolution} images: "
-                f"--student.resolution must be a multiple of {2**self.blocks}."
-            )
-        if self.class_rows < self.num_classes:
-            raise InputError(
-                f"--student.class-rows {self.class_rows} is less than the {self.num_classes} classes of the data."
-            )
-
-    @property
-    def input_dim(self) -> int:
-        """Length of the generator's input vector: noise and label."""
-        return self.noise_dim + {"none": 0, "one_hot": self.num_classes, "embedding": self.label_dim}[self.label_input]
-
-    def for_mechanism(self, mechanism: Mechanism) -> "TinyGANConfig":
-        """Return the config of the student that draws one mechanism."""
-        return replace(self, channels=self.mask_channels) if mechanism is Mechanism.SHAPE else self
-
-
-NATIVE_MNIST = TinyGANConfig()
-"""Right-sized student for MNIST: 32x32, smaller than the teacher's mechanism that it distils."""
-
-PUBLISHED_MNIST = TinyGANConfig(
-    resolution=64, width=32, blocks=5, label_input="one_hot", class_dim=128, class_rows=1000, mask_channels=3
-)
-"""The paper's MNIST student, 2,101,955 parameters.
-
-Its 42-d input was the teacher's own noise beside the teacher's own label embedding. Under black-box access that
-embedding cannot be read; a one-hot label holds the same information in the same 10 places.
-"""
-
-PUBLISHED_IMAGENET = TinyGANConfig(
-    resolution=256,
-    width=32,
-    blocks=5,
-    noise_dim=128,
-    label_input="none",
-    class_dim=128,
-    class_rows=1000,
-    num_classes=1000,
-    mask_channels=3,
-)
-"""The paper's ImageNet student, 6,240,963 parameters."""
+from skdcgn.mechanisms import NORMAL, NoisePrior
 
 
 class ConditionalBatchNorm(nn.Module):

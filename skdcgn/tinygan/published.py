@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from skdcgn.configs.tinygan import TinyGANConfig
 from skdcgn.data.weights import fill, load_state_dict
 from skdcgn.errors import InputError
-from skdcgn.tinygan.networks import TinyGANConfig, TinyGANGenerator
+from skdcgn.tinygan.networks import TinyGANGenerator
 
 # Their names on the left: whole names or dotted parts of them.
 _GENERATOR_NAMES = {

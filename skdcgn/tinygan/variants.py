@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skdcgn.tinygan.losses import LossConfig
+from skdcgn.configs.tinygan import LossConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -22,12 +22,12 @@ from optuna.distributions import FloatDistribution as FloatDistribution
 from optuna.distributions import IntDistribution as IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from skdcgn.errors import InputError
+from skdcgn.errors import Diverged, InputError
 from skdcgn.files import remove_checkpoint
 from skdcgn.runs.identity import Identity
 from skdcgn.runs.leases import Heartbeat, Lease, Watch
 from skdcgn.runs.lifecycle import Terminal, identity_tags
-from skdcgn.runs.loop import Diverged
+from skdcgn.runs.plan import SearchConfig
 from skdcgn.runs.provenance import provenance
 from skdcgn.runs.run import Busy, Run
 from skdcgn.runs.search.studies import Direction, best_trial, find_study, study_storage, table
@@ -45,22 +45,6 @@ Config = TypeVar("Config")
 _RETRIES = 2  # of a trial whose process died: parameters that kill every process must not hold the study up for ever
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """How a study searches; what its trials train is said elsewhere."""
-
-    study: str | None = None
-    """Name of the study to begin or to go on with; by default one for each setting."""
-    trials: int = 30
-    """Trials of the study in all, whoever runs them, the pruned ones included."""
-    sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
-    """What proposes trials: Parzen estimators, chance, a Gaussian process, or a low-discrepancy sequence."""
-    pruner: Literal["median", "none"] = "median"
-    """What stops trials early: being below the median of the earlier ones at the same step, or nothing."""
-    seed: int = 0
-    """Of the sampler."""
 
 
 @dataclass(frozen=True)

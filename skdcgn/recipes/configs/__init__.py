@@ -1,0 +1,1 @@
+"""The configs of runs, a module for each recipe, without PyTorch and MLflow."""
