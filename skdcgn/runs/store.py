@@ -231,8 +231,8 @@ class Store:
                 return load_file(path)
             except SafetensorError as error:
                 raise InputError(
-                    f"{path.name} of run {run_id} in the store {self.uri} is damaged ({error}): restore it from a copy, or "
-                    "make the run again with --runtime.force."
+                    f"{path.name} of run {run_id} in the store {self.uri} is damaged ({error}): restore it "
+                    "from a copy, or make the run again with --runtime.force."
                 ) from None
 
     def set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
