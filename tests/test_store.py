@@ -95,6 +95,14 @@ def test_what_is_not_there_is_one_sentence(store: Store, run: Run) -> None:
         store.record("0" * 32)
 
 
+def test_damaged_tensors_are_one_sentence(store: Store, run: Run) -> None:
+    run.log_file("samples.safetensors", lambda path: path.write_bytes(b"half a file"))
+    with pytest.raises(
+        InputError, match=rf"samples.safetensors of run {run.run_id} in the store .* is damaged \(.+\): re"
+    ):
+        store.load_tensors(run.run_id, "samples")
+
+
 def test_a_run_says_what_it_is_and_where_it_comes_from(store: Store) -> None:
     tags = {"mechanism": "shape", "stand_in": True, "seed": 3}
     parent = create(case("study"), store, Lease.take())

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -236,10 +237,16 @@ class Store:
         """Load what `Run.log_tensors` kept under a name.
 
         Raises:
-            InputError: there is no such run, or it kept no such tensors.
+            InputError: there is no such run, it kept no such tensors, or they are damaged.
         """
         with self.artifact(run_id, f"{name}.safetensors") as path:
-            return load_file(path)
+            try:
+                return load_file(path)
+            except SafetensorError as error:
+                raise InputError(
+                    f"{path.name} of run {run_id} in the store {self.uri} is damaged ({error}): restore it "
+                    "from a copy, or make the run again with --runtime.force."
+                ) from None
 
     def set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
         """Set tags of a run; booleans become true and false."""
