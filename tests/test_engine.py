@@ -254,10 +254,10 @@ def test_workers_of_this_machine_listen_to_nobody_else_and_are_one_thread_each(s
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
-        environment = client.run(lambda: dict(os.environ))
-        (variables,) = environment.values()
+        (variables,) = client.run(lambda: psutil.Process().environ()).values()  # with which the process began
         assert variables["MALLOC_TRIM_THRESHOLD_"] == str(4 << 30)
         assert variables["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert variables.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
 
 
 DRIVER = """
