@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client
+from distributed.comm import CommClosedError
 from walks import FAILING, Walk, tree, walk
 
 from skdcgn.commands import experiment
@@ -246,6 +247,23 @@ def test_a_scheduler_that_does_not_answer(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr("skdcgn.runs.engine.cluster._CONNECT_SECONDS", 1)
     with pytest.raises(InputError, match=r"^no Dask scheduler answers at .*: give tcp://HOST:PORT, or the file that"):
         connect(Where(scheduler=scheduler), store).__enter__()
+
+
+def test_workers_without_the_code_are_refused_and_one_that_dies_is_not_missed(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(Client, "register_plugin", refuse)
+    monkeypatch.setattr("skdcgn.runs.engine.cluster._check_store", lambda *_: None)
+    there = Where(scheduler=client.scheduler.address)
+    problem: Exception = ModuleNotFoundError("No module named 'skdcgn'")
+    with pytest.raises(InputError, match=r"cannot import this project \(No module .*\): start workers with"):
+        connect(there, store).__enter__()
+    problem = CommClosedError("in <TCP (closed)>: Stream is closed")
+    with connect(there, store) as connected:
+        assert connected.nthreads() == client.nthreads()
 
 
 def test_workers_of_this_machine_listen_to_nobody_else_and_are_one_thread_each(store: Store) -> None:

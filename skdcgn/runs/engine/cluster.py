@@ -54,7 +54,7 @@ def connect(where: Where, store: Store) -> Iterator[Client]:
     """Connect to workers: those of a scheduler, or new ones that end with the block.
 
     Raises:
-        InputError: the scheduler does not answer, or its workers cannot reach the run store.
+        InputError: the scheduler does not answer, or its workers cannot reach the run store or lack the code.
     """
     with contextlib.ExitStack() as stack:
         settings = yaml.safe_load(_SETTINGS.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def connect(where: Where, store: Store) -> Iterator[Client]:
         else:
             client = stack.enter_context(_remote(where.scheduler))
             _check_store(client, store)
-        client.register_plugin(Attendant())
+        _attend(client)
         yield client
 
 
@@ -104,6 +104,22 @@ def _remote(scheduler: str) -> Client:
             f"no Dask scheduler answers at {scheduler} ({reason}): give tcp://HOST:PORT, or the file that "
             "`dask scheduler --scheduler-file FILE` writes."
         ) from None
+
+
+def _attend(client: Client) -> None:
+    """Have an attendant at every worker, those that come later included.
+
+    Raises:
+        InputError: a worker does not find this project's code.
+    """
+    try:
+        client.register_plugin(Attendant())
+    except ImportError as error:
+        raise InputError(
+            f"a worker of the scheduler cannot import this project ({error}): start workers with clusters/worker.sh."
+        ) from None
+    except OSError:  # a worker died meanwhile; the scheduler has the attendant, and gives it to the next one
+        pass
 
 
 def _check_store(client: Client, store: Store) -> None:
