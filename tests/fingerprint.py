@@ -4,6 +4,8 @@
     python tests/fingerprint.py sqlite:///mlruns/mlflow.db > after.json
     python tests/fingerprint.py before.json after.json           exit code 1 where they differ
 
+The address of an MLflow server will do as well.
+
 A run is its final metrics, written exactly, and the SHA-256 of the tensors in every file that it kept; what measures
 time is left out. Runs are matched by content within an experiment, so that it does not matter how they are named or
 grouped, and a later run may hold more than the earlier one.
@@ -13,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -34,8 +37,9 @@ def contents(uri: str) -> dict[str, Content]:
             ]
             if not final:
                 continue
-            root = Path(run.info.artifact_uri.removeprefix("file://"))
-            files = [_digest(path) for path in root.rglob("*.safetensors")]
+            with tempfile.TemporaryDirectory() as folder:
+                root = Path(client.download_artifacts(run.info.run_id, "", folder))
+                files = [_digest(path) for path in root.rglob("*.safetensors")]
             tags = {k: v for k, v in run.data.tags.items() if k in ("dataset", "mechanism", "source", "seed")}
             told = " ".join(f"{key}={value}" for key, value in sorted(tags.items()))
             name = f"{run.info.run_name} {told} ({run.info.run_id[:8]})"

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client
+from distributed.comm import CommClosedError
 from walks import FAILING, Walk, tree, walk
 
 from skdcgn.commands import execution
@@ -252,16 +253,33 @@ def test_a_scheduler_that_does_not_answer(store: Store, monkeypatch: pytest.Monk
         connect(Where(scheduler=scheduler), store).__enter__()
 
 
+def test_workers_without_the_code_are_refused_and_one_that_dies_is_not_missed(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(Client, "register_plugin", refuse)
+    monkeypatch.setattr("skdcgn.runs.engine.cluster._check_store", lambda *_: None)
+    there = Where(scheduler=client.scheduler.address)
+    problem: Exception = ModuleNotFoundError("No module named 'skdcgn'")
+    with pytest.raises(InputError, match=r"cannot import this project \(No module .*\): start workers with"):
+        connect(there, store).__enter__()
+    problem = CommClosedError("in <TCP (closed)>: Stream is closed")
+    with connect(there, store) as connected:
+        assert connected.nthreads() == client.nthreads()
+
+
 def test_workers_of_this_machine_listen_to_nobody_else_and_are_one_thread_each(store: Store) -> None:
     with connect(Where(1), store) as client:
         assert client.nthreads() == {address: 1 for address in client.scheduler_info()["workers"]}
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
-        environment = client.run(lambda: dict(os.environ))
-        (variables,) = environment.values()
+        (variables,) = client.run(lambda: psutil.Process().environ()).values()  # with which the process began
         assert variables["MALLOC_TRIM_THRESHOLD_"] == str(4 << 30)
         assert variables["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert variables.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
 
 
 DRIVER = """

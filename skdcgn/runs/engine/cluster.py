@@ -9,10 +9,12 @@ from pathlib import Path
 
 import dask
 import psutil
+import yaml
 from distributed import Client, LocalCluster
 
 from skdcgn.errors import InputError
 from skdcgn.runs.engine.worker import Attendant
+from skdcgn.runs.identity import ASSETS
 from skdcgn.runs.store import Store
 
 GPU = "GPU"
@@ -21,23 +23,7 @@ GPU = "GPU"
 _WORKER_BYTES = 1.5 * 2**30  # of memory, about, that a worker needs
 _CONNECT_SECONDS = 20
 _ANY_PORT = "127.0.0.1:0"  # Dask's web pages listen, by default, on all interfaces
-
-# glibc would hand memory back after every training step, and fetch it anew for the next: 5 to 14 % of a step on a quiet
-# machine, and most of the suite's system time. Threads that spin while they wait make everything many times slower
-# where cores are shared.
-_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-_SETTINGS = {
-    "distributed.nanny.pre-spawn-environ": {},  # Dask would have memory handed back early, and take all but one thread
-    "distributed.worker.profile.enabled": False,  # it would look at the training 100 times a second
-    "distributed.worker.daemon": False,  # so that a run may start processes
-    "distributed.scheduler.allowed-failures": 10,  # a run that resumes may lose several workers
-    "distributed.scheduler.worker-saturation": 1.0,  # the longest task first, wherever there is room
-    "distributed.admin.tick.limit": "1h",  # a busy worker is not a reason for a warning
-}
+_SETTINGS = ASSETS / "dask.yaml"
 
 
 @dataclass(frozen=True)
@@ -68,16 +54,17 @@ def connect(where: Where, store: Store) -> Iterator[Client]:
     """Connect to workers: those of a scheduler, or new ones that end with the block.
 
     Raises:
-        InputError: the scheduler does not answer, or its workers cannot reach the run store.
+        InputError: the scheduler does not answer, or its workers cannot reach the run store or lack the code.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(_SETTINGS))
+        settings = yaml.safe_load(_SETTINGS.read_text(encoding="utf-8"))
+        stack.enter_context(dask.config.set(dask.config.merge(dask.config.config, settings)))
         if where.scheduler is None:
             client = stack.enter_context(Client(stack.enter_context(_local_cluster(where.workers))))
         else:
             client = stack.enter_context(_remote(where.scheduler))
             _check_store(client, store)
-        client.register_plugin(Attendant())
+        _attend(client)
         yield client
 
 
@@ -97,7 +84,6 @@ def _local_cluster(workers: int) -> LocalCluster:
         worker_dashboard_address=_ANY_PORT,
         memory_limit=0,
         silence_logs=logging.CRITICAL,
-        env=_ENVIRONMENT,
         **({"resources": {GPU: 1}} if _has_gpu() else {}),
     )
 
@@ -118,6 +104,22 @@ def _remote(scheduler: str) -> Client:
             f"no Dask scheduler answers at {scheduler} ({reason}): give tcp://HOST:PORT, or the file that "
             "`dask scheduler --scheduler-file FILE` writes."
         ) from None
+
+
+def _attend(client: Client) -> None:
+    """Have an attendant at every worker, those that come later included.
+
+    Raises:
+        InputError: a worker does not find this project's code.
+    """
+    try:
+        client.register_plugin(Attendant())
+    except ImportError as error:
+        raise InputError(
+            f"a worker of the scheduler cannot import this project ({error}): start workers with clusters/worker.sh."
+        ) from None
+    except OSError:  # a worker died meanwhile; the scheduler has the attendant, and gives it to the next one
+        pass
 
 
 def _check_store(client: Client, store: Store) -> None:

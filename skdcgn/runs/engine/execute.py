@@ -173,7 +173,7 @@ class Driver:
         """Ask all runs to stop, and give them the time for their checkpoints; a second signal spares that."""
         self._progress.say(f"{Interrupted(signum)}: waiting for checkpoints; another Ctrl-C does not wait.")
         try:
-            self._client.run(stop, self._id, signum)
+            self._client.run(stop, self._id, signum, on_error="ignore")  # a worker may die meanwhile
             end = time.monotonic() + _GRACE
             while self._progress.running and time.monotonic() < end:
                 self._take_in_news()
