@@ -35,6 +35,7 @@ DEFAULTS = {
         _QUICK,
         profile="smoke",
         seeds=(0,),
+        test_images=500,
         images=200,
         classifier=ClassifierConfig(epochs=1),
         gan=GANConfig(steps=6, batch_size=8),

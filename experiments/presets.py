@@ -121,7 +121,7 @@ GRAY_OBJECTIVES = {
 """The same with masks drawn as gray RGB, as the published students do: the published teacher set holds them so."""
 
 CGNS: Mapping[Profile, CGNConfig] = {
-    "smoke": CGNConfig("smoke", CGNTrainingConfig(steps=20), 200, ClassifierConfig(epochs=1)),
+    "smoke": CGNConfig("smoke", CGNTrainingConfig(steps=20), 200, ClassifierConfig(epochs=1), test_images=500),
     "quick": CGNConfig("quick", CGNTrainingConfig(steps=2400), 8000, ClassifierConfig(epochs=4)),
     "full": CGNConfig("full", CGNTrainingConfig(steps=16_000), 100_000, ClassifierConfig()),
     "paper": CGNConfig("paper", PUBLISHED, 100_000, ClassifierConfig()),

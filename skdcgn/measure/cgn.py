@@ -26,6 +26,7 @@ def measure_cgn(
     classifier: ClassifierConfig,
     seed: int,
     device: torch.device | str = "cpu",
+    test_images: int | None = None,
 ) -> dict[str, float]:
     """Measure an MNIST CGN by what it is for, and by its masks: there is no target to compare a CGN with.
 
@@ -36,6 +37,7 @@ def measure_cgn(
         classifier: its training.
         seed: of counterfactuals and classifier.
         device: where to train.
+        test_images: of each test set; all of them by default.
 
     Returns:
         `train_accuracy` of a classifier on the counterfactuals that it learned from; `valid_accuracy` (on the last
@@ -47,7 +49,7 @@ def measure_cgn(
     model = trained_classifier(data.pixels, data.shape, classifier, seed, device, source.num_classes)
     measured = {"train_accuracy": evaluate(model, data.pixels, data.shape).accuracy}
     for split in ("valid", "test"):
-        unseen = make_dataset(dataset, split, seed)
+        unseen = make_dataset(dataset, split, seed, limit=test_images)
         measured[f"{split}_accuracy"] = evaluate(model, unseen.pixels, unseen.labels).accuracy
     real, heldout = make_dataset(dataset, "train", seed), make_dataset(dataset, "valid", seed, limit=STROKE_MASKS)
     labels = heldout.labels.to(device)

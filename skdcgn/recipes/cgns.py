@@ -102,7 +102,8 @@ def _train(run: Run, trainer: CGNTrainer, config: CGNConfig, device: torch.devic
 
 
 def _measure(source: Source, config: CGNConfig, device: torch.device) -> dict[str, float]:
-    return measure_cgn(source, config.dataset, config.counterfactuals, config.classifier, config.training.seed, device)
+    images, seed = config.counterfactuals, config.training.seed
+    return measure_cgn(source, config.dataset, images, config.classifier, seed, device, config.test_images)
 
 
 def sample_tensors(source: Source) -> dict[str, Tensor]:

@@ -66,17 +66,17 @@ def draw_images(run: Run, config: ClassifierRunConfig, needs: Needs, device: tor
 
 
 @lru_cache(maxsize=4)  # one source after another is tested with the same few seeds
-def unbiased_sets(dataset: Dataset, seed: int) -> dict[str, TensorSet]:
-    """Return the test sets of a variant, where appearances are random.
+def unbiased_sets(dataset: Dataset, seed: int, limit: int | None = None) -> dict[str, TensorSet]:
+    """Return the test sets of a variant, where appearances are random, each of `limit` images or all.
 
     Returns:
         "valid", the last 10,000 of MNIST-train, which the CGN authors test on; "test", MNIST-test; and, where the
         published loader lets colors drift (see `data.mnist.make_dataset`), "valid_drifted" and "test_drifted".
     """
-    sets = {split: make_dataset(dataset, split, seed) for split in ("valid", "test")}
+    sets = {split: make_dataset(dataset, split, seed, limit=limit) for split in ("valid", "test")}
     if dataset in ("double_colored", "digits"):
-        drifted = {f"{split}_{DRIFT}": make_dataset(dataset, split, seed, published_code=True) for split in sets}
-        sets |= drifted
+        for split in ("valid", "test"):
+            sets[f"{split}_{DRIFT}"] = make_dataset(dataset, split, seed, published_code=True, limit=limit)
     return sets
 
 
@@ -92,7 +92,7 @@ def make_classifier(run: Run, config: ClassifierRunConfig, needs: Needs) -> None
     trainer = ClassifierTrainer(pixels, labels, config.classifier, config.seed, device)
     description = f"classifier from {config.source} images (seed {config.seed})"
     train(trainer, run, replace(config.runtime, log_every=1), lambda step: None, (), description)
-    tests = unbiased_sets(config.teacher.dataset, config.seed)
+    tests = unbiased_sets(config.teacher.dataset, config.seed, config.test_images)
     sets = {"train": (pixels, labels), **{name: (test.pixels, test.labels) for name, test in tests.items()}}
     evaluations = {
         name: evaluate(trainer.model, *images_and_labels, config.classifier.precision, EVALUATION_BATCH)

@@ -26,6 +26,8 @@ class CGNConfig(RunConfig):
     """What to train on."""
     evaluations: Times = 5
     """Sample sheets during training."""
+    test_images: PositiveInt | None = None
+    """Images of each test set; by default all 10,000, or of the digits as many as there are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,6 +27,8 @@ class ClassifierRecipe(RunConfig):
     """Training of the classifier."""
     generators: PositiveInt = 5
     """Generators trained of each kind (GANs, students, baselines), which the seeds take in turns."""
+    test_images: PositiveInt | None = None
+    """Images of each test set; by default all 10,000, or of the digits as many as there are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
