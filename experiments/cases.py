@@ -9,7 +9,7 @@ from skdcgn.cgn.losses import Perceptual
 from skdcgn.cli import Profile
 from skdcgn.data.mnist import Dataset, check_available
 from skdcgn.data.weights import locate
-from skdcgn.errors import InputError
+from skdcgn.errors import Unavailable
 from skdcgn.files import sha256
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.cgns import BaselineConfig, CGNConfig, make_baseline, make_cgn
@@ -99,7 +99,7 @@ def style_inputs(perceptual: Perceptual) -> dict[str, str]:
         return {}
     try:
         return {"perceptual": locate("vgg16").name}
-    except InputError:
+    except Unavailable:
         return {"perceptual": "none"}
 
 

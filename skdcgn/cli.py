@@ -14,7 +14,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from skdcgn.errors import InputError, Interrupted
+from skdcgn.errors import InputError, Interrupted, disk_fault
 
 Config = TypeVar("Config")
 Profile = Literal["smoke", "quick", "full", "paper"]
@@ -99,7 +99,7 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
 
 
 def entry(main: Callable[[], object]) -> NoReturn:
-    """Run a script's main and exit: 0 when done, 2 on bad input, 128 + N when signal N ended it.
+    """Run a script's main and exit: 0 when done, 2 on bad input or a disk's refusal, 128 + N when signal N ended it.
 
     A reader that has seen enough, as in `... --help | head`, ends it quietly.
     """
@@ -114,4 +114,9 @@ def entry(main: Callable[[], object]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush has nowhere to go
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if (told := disk_fault(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)

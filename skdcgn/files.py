@@ -2,7 +2,10 @@
 
 import contextlib
 import hashlib
+import io
 import os
+import pickle
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -11,6 +14,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+
+_CHECKSUM_BYTES = 32  # what a checkpoint begins with: the SHA-256 of the rest
 
 
 @contextlib.contextmanager
@@ -23,6 +28,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,7 +45,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as private:
         folder = Path(private) / path.name
         folder.mkdir()  # with the usual permissions
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            _name(error, path)
+            raise
         try:
             folder.rename(path)
         except OSError:
@@ -45,15 +57,64 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 raise
 
 
+def _name(error: OSError, path: Path) -> None:
+    """Have an error say which file it is about: that of a full disk often does not."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all: tensors and plain values only."""
+    """Write a checkpoint whole or not at all, tensors and plain values only, and keep the one before it beside it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
+            file.write(buffer.getbuffer())
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(_previous(path))
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of `save_checkpoint`."""
-    return torch.load(path, map_location=device, weights_only=True)
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """Read the latest checkpoint of `save_checkpoint` that is whole; None where there is none.
+
+    A damaged one is removed, so that it never takes the place of a good one, and a line on stderr says so.
+    """
+    state, damaged = None, []
+    for candidate in (path, _previous(path)):
+        try:
+            state = _read_checkpoint(candidate, device)
+            break
+        except FileNotFoundError:
+            continue
+        except pickle.UnpicklingError:
+            damaged.append(candidate)
+    for candidate in damaged:
+        candidate.unlink()
+    if damaged:
+        instead = "starting anew" if state is None else "going on from the one before it"
+        tqdm.write(f"warning: the checkpoint {damaged[0]} is damaged: {instead}.", file=sys.stderr)
+    return state
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove what `save_checkpoint` left, if it left anything."""
+    for candidate in (path, _previous(path)):
+        candidate.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    """Return where the checkpoint before the latest one is kept."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def _read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """Read one checkpoint; an UnpicklingError says that its checksum is wrong, or that it holds code."""
+    content = path.read_bytes()
+    checksum = content[:_CHECKSUM_BYTES]
+    if hashlib.sha256(memoryview(content)[_CHECKSUM_BYTES:]).digest() != checksum:
+        raise pickle.UnpicklingError("wrong checksum")
+    return torch.load(io.BytesIO(content[_CHECKSUM_BYTES:]), map_location=device, weights_only=True)
 
 
 def sha256(path: Path) -> str:

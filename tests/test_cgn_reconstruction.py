@@ -14,7 +14,7 @@ from skdcgn.cgn.losses import CGNLossConfig
 from skdcgn.cgn.reconstruction import ReconstructionConfig, ReconstructionTrainer, render_all
 from skdcgn.cgn.u2net import SMALL_WIDTHS, U2Net
 from skdcgn.data import weights
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.mechanisms import MASK_EPSILON, Mechanism
 from skdcgn.randomness import seeded, stream
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator
@@ -179,7 +179,7 @@ def test_snapshots_do_not_disturb_training() -> None:
 
 def test_missing_vgg16_is_said_and_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
-        raise InputError(f"{name} is not at hand.")
+        raise Unavailable(f"{name} is not at hand.")
 
     monkeypatch.setattr(weights, "locate", missing)
     with pytest.warns(UserWarning, match="without a perceptual loss"):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from torch.nn import functional as F
 from skdcgn.cgn import losses as cgn_losses
 from skdcgn.cgn.adversarial import PUBLISHED, CGNTrainer, CGNTrainingConfig
 from skdcgn.cgn.baseline import TinyGANCGN
+from skdcgn.cgn.losses import StyleFeatures
 from skdcgn.cgn.mnist import CGN, UpsampledConv2d
 from skdcgn.classifiers.invariant import ClassifierConfig
 from skdcgn.commands import train_cgn
 from skdcgn.data import weights
 from skdcgn.data.mnist import TensorSet, make_dataset
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.files import load_checkpoint, save_checkpoint
 from skdcgn.mechanisms import Mechanism, compose
 from skdcgn.randomness import seeded
@@ -178,13 +180,19 @@ def test_learning_rate_falls_after_a_fraction_of_the_steps(digits: TensorSet) ->
 
 def test_missing_vgg16_is_said(digits: TensorSet, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(name: str) -> None:
-        raise InputError(f"{name} is not at hand.")
+        raise Unavailable(f"{name} is not at hand.")
 
     monkeypatch.setattr(weights, "locate", nowhere)
     with pytest.warns(UserWarning, match="without a perceptual loss: vgg16 is not at hand"):
         trainer = CGNTrainer(dataclasses.replace(TINY, perceptual="vgg16"), digits)
     assert trainer.perceptual == "none"
     assert "style" not in trainer.update(batch(digits))
+
+
+def test_weights_of_another_network_than_vgg16_are_told(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    with pytest.raises(InputError, match=r"vgg16\.pth holds no weights of VGG16"):
+        StyleFeatures.vgg16(tmp_path / "vgg16.pth")
 
 
 def test_vgg16_is_read_from_torchvisions_file(digits: TensorSet, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -242,6 +242,15 @@ def test_making_the_feature_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     InvariantCNN().load_state_dict(safetensors.torch.load_file(out))
 
 
+def test_a_damaged_feature_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"")
+    safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "wrong.safetensors")
+    for name, words in (("broken", "cannot be read as weights"), ("wrong", "is damaged .install the package whole")):
+        monkeypatch.setattr(image_features, "FEATURE_NETWORK", str(tmp_path / f"{name}.safetensors"))
+        with pytest.raises(InputError, match=rf"{name}\.safetensors {words}"):
+            load_feature_network()
+
+
 def test_a_package_without_the_feature_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_features, "FEATURE_NETWORK", "absent.safetensors")
     with pytest.raises(InputError, match=r"absent\.safetensors.*python -m skdcgn feature-network"):

@@ -21,11 +21,12 @@ from skdcgn.data.mnist import (
     DIGIT_COLORS,
     OBJECT_COLORS,
     TensorSet,
+    check_available,
     make_dataset,
     mnist_digits,
     sklearn_digits,
 )
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.mechanisms import Mechanism
 from skdcgn.randomness import stream
 
@@ -246,12 +247,71 @@ def test_download_goes_to_the_cache_once(no_data: Path, monkeypatch: pytest.Monk
     assert [path.name for path in no_data.iterdir()] == ["MNIST"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03\x00\x00", b"not an idx file at all"])
+IDX = "t10k-images-idx3-ubyte"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        struct.pack(">4i", 2051, 7, 28, 28)[:6],
+        struct.pack(">4i", 2051, 7, 28, 28) + bytes(7 * 28 * 28 - 1),
+        struct.pack(">4i", 2051, 7, 28, 28) + bytes(7 * 28 * 28 + 1),
+        struct.pack(">4i", 0x0A03, 7, 28, 28) + bytes(7 * 28 * 28),  # a type that there is none of
+        struct.pack(">4i", 0x0D03, 7, 14, 14) + bytes(7 * 28 * 28),  # floats
+        struct.pack(">2i", 2049, 7) + bytes(7),  # labels
+        b"not an idx file at all",
+    ],
+)
 def test_damaged_mnist_is_told(no_data: Path, damage: bytes) -> None:
     write_mnist(no_data)
-    (no_data / "MNIST" / "raw" / "t10k-images-idx3-ubyte").write_bytes(damage)
-    with pytest.raises(InputError, match=r"MNIST/raw cannot be read \(.+\): replace"):
+    (no_data / "MNIST" / "raw" / IDX).write_bytes(damage)
+    with pytest.raises(InputError, match=rf"MNIST/raw/{IDX} cannot be read as a file of MNIST \(it is .+\): replace"):
         mnist_digits("test")
+
+
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_images_and_labels_of_mnist_belong_together(no_data: Path, count: int) -> None:
+    write_mnist(no_data)
+    content = struct.pack(">4i", 2051, count, 28, 28) + bytes(count * 28 * 28)
+    (no_data / "MNIST" / "raw" / IDX).write_bytes(content)
+    with pytest.raises(InputError, match=r"MNIST"):
+        mnist_digits("test")
+
+
+def test_labels_of_mnist_are_digits(no_data: Path) -> None:
+    write_mnist(no_data)
+    labels = no_data / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x0a")
+    with pytest.raises(
+        InputError, match=r"t10k-\* files in .* are not those of MNIST: .*, 10, and images \(7, 28, 28\)"
+    ):
+        mnist_digits("test")
+
+
+@pytest.mark.parametrize("prefix", ["train", "t10k"])
+def test_a_missing_or_damaged_file_of_the_user_s_mnist_is_no_missing_mnist(
+    no_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path / "own"))
+    write_mnist(tmp_path / "own")
+    file = tmp_path / "own" / "MNIST" / "raw" / f"{prefix}-images-idx3-ubyte"
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"own/MNIST/raw/{file.name} cannot be read") as told:
+        check_available("double_colored")
+    assert not isinstance(told.value, Unavailable)
+    file.unlink()
+    with pytest.raises(InputError, match=rf"own/MNIST/raw/{file.name} cannot be read .*No such file"):
+        check_available("double_colored")
+
+
+def test_nothing_but_the_four_files_is_read(no_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision itself would unpickle the files of its early versions in place of them."""
+    write_mnist(no_data)
+    (no_data / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        (no_data / "MNIST" / "processed" / name).write_bytes(b"a pickle")
+    assert len(mnist_digits("test")[1]) == 7
 
 
 @pytest.mark.data

@@ -1,6 +1,8 @@
 """The public ImageNet folders: readers, their mappings, views of images, and the miniature counterparts."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -58,8 +60,14 @@ def test_bad_image_folders_are_one_sentence(tmp_path: Path) -> None:
         image_folder(tmp_path)
 
 
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"not an image")
+@pytest.mark.parametrize("damage", ["none", "truncated", "vast"])
+def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
+    _image(tmp_path / "bad.png", (64, 64))
+    content = (tmp_path / "bad.png").read_bytes()
+    header = struct.pack(">4s2I5B", b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)  # a picture of gigabytes
+    vast = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    damaged = {"none": b"not an image", "truncated": content[:-20], "vast": vast}
+    (tmp_path / "bad.png").write_bytes(damaged[damage])
     with pytest.raises(InputError, match=r"bad\.png cannot be read as an image"):
         imagenet.read_image(tmp_path / "bad.png")
 
@@ -115,6 +123,9 @@ def test_in9_reads_its_own_map(tmp_path: Path) -> None:
         in9_map(tmp_path, 4)
     (tmp_path / "in_to_in9.json").write_text("[1, 2")
     with pytest.raises(InputError, match="does not map"):
+        in9_map(tmp_path, 3)
+    (tmp_path / "in_to_in9.json").write_text(json.dumps({"0": 1, "1": 9, "2": 0}))
+    with pytest.raises(InputError, match="names classes that IN-9 does not have"):
         in9_map(tmp_path, 3)
 
 

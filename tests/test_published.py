@@ -214,3 +214,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=words):
             load_published_generator(tmp_path / name)
+
+
+@pytest.mark.parametrize("key", ["norm.weight", "class_embedding.weight", "fc.weight", "to_image.weight"])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 0), (1, 2), (3, 3, 3)])
+def test_weights_that_no_generator_has_are_refused(tmp_path: Path, key: str, shape: tuple[int, ...]) -> None:
+    published = {"norm": "bn", "class_embedding": "embeding", "to_image": "colorize"}
+    name = ".".join(published.get(part, part) for part in key.split("."))
+    state = random_values(generator_shapes())
+    assert name in state
+    torch.save(state | {name: torch.zeros(shape)}, tmp_path / "generator.pt")
+    with pytest.raises(InputError, match=r"no TinyGAN generator|do not fit"):
+        load_published_generator(tmp_path / "generator.pt")

@@ -18,6 +18,7 @@ from trivial import carry_out_one, case
 from walks import FAILING, Walk, walk
 
 from experiments import __main__ as program
+from skdcgn import cli
 from skdcgn.commands import suite
 from skdcgn.commands.suite import Config, Datasets, Entry
 from skdcgn.errors import InputError
@@ -141,6 +142,24 @@ def test_the_package_and_the_digits_serve_where_nothing_is_to_be_had(
     with pytest.raises(InputError, match="mistyped"):
         suite.choose_datasets("auto")
     assert suite.choose_datasets("digits")[:2] == ("digits", "digits")
+
+
+@pytest.mark.parametrize("damaged", ["cgn/cgn_double_colored_mnist.pth", "MNIST/raw/train-images-idx3-ubyte"])
+def test_damaged_files_of_the_user_end_the_suite_and_lead_to_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path))
+    file = tmp_path / damaged
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a file")
+    with pytest.raises(SystemExit) as exit_:
+        cli.entry(lambda: suite.choose_datasets("auto"))
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line
+    assert "replace it" in line
 
 
 @pytest.mark.data

@@ -20,7 +20,7 @@ from skdcgn.runs.leases import Lease
 from skdcgn.runs.lifecycle import create
 from skdcgn.runs.provenance import PROJECT, provenance
 from skdcgn.runs.run import Run
-from skdcgn.runs.store import Store, open_store
+from skdcgn.runs.store import Store
 from skdcgn.tinygan.networks import NATIVE_MNIST, TinyGANGenerator, save_generator
 
 
@@ -145,12 +145,6 @@ def test_fresh_store_opened_by_several_processes_at_once(tmp_path: Path) -> None
     assert [process.returncode for process in processes] == [0, 0], errors
     with sqlite3.connect(tmp_path / "new" / "mlflow.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-def test_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("this is no database, and long enough to be taken for one" * 20)
-    with pytest.raises(InputError, match=r"^the run store sqlite:\S+ cannot be opened \(.+\): check MLFLOW_"):
-        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_nothing_is_left_in_the_working_directory(

@@ -1,9 +1,13 @@
 """The stored teacher set: written by several processes, resumed, checked, and read in batches."""
 
+import errno
 import json
 import multiprocessing
+import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -16,6 +20,7 @@ from skdcgn.cgn.teachers import MINIATURE_FILE, MNISTTeacher, miniature
 from skdcgn.cli import entry
 from skdcgn.commands import teacher_sets as teacher_sets_command
 from skdcgn.commands.teacher_sets import Config
+from skdcgn.counterfactuals.datasets import CounterfactualSet
 from skdcgn.data import shards
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
@@ -271,3 +276,104 @@ def test_bad_input_is_one_sentence(
             entry(lambda config=config: teacher_sets_command.main(config))
         assert exit_.value.code == 2
         assert words in capsys.readouterr().err
+
+
+# --- damaged sets
+
+
+@pytest.fixture
+def written(tmp_path: Path, random_teacher: MNISTTeacher) -> Path:
+    list(TeacherSet.write(tmp_path, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+    return tmp_path
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def exchange(path: Path) -> None:
+    """Put the shard of another class in a shard's place, with its time of writing."""
+    other = path.with_name("class-0002.safetensors")
+    path.unlink()
+    shutil.copy2(other, path)
+
+
+@pytest.mark.parametrize("damage", [flip, exchange, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_shard_is_refused_and_drawn_again(
+    written: Path, random_teacher: MNISTTeacher, damage: Callable[[Path], object]
+) -> None:
+    whole = TeacherSet(written).records(torch.arange(20))
+    shard = written / "class-0004.safetensors"
+    damage(shard)
+    sentence = rf"^shard {shard} is missing or damaged: run the command that wrote the set again, and it will be drawn"
+    with pytest.raises(InputError, match=sentence):
+        TeacherSet(written)
+    list(TeacherSet.write(written, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2)))
+    again = TeacherSet(written).records(torch.arange(20))
+    assert all(torch.equal(first, second) for first, second in zip(whole, again, strict=True))
+
+
+def test_a_shard_is_compared_with_its_checksum_once(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    sha256 = shards.sha256
+    monkeypatch.setattr(shards, "sha256", lambda path: compared.append(path.name) or sha256(path))
+    TeacherSet(written)
+    assert compared == []  # they were when they were written
+    shard = written / "class-0003.safetensors"
+    os.utime(shard)
+    for _ in range(2):
+        TeacherSet(written)
+    assert compared == [shard.name]
+
+
+def test_a_whole_set_is_read_where_nothing_can_be_written(
+    written: Path, random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    shutil.rmtree(written / ".locks")
+    for name in ("write_bytes", "write_text", "mkdir"):
+        monkeypatch.setattr(Path, name, refuse)
+    config = TeacherSetConfig(Mechanism.SHAPE, per_class=2)
+    assert list(TeacherSet.write(written, random_teacher, config)) == [(10, 10)]
+    assert len(TeacherSet(written)) == 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"shards": 3}', "{}", "\x00", '{"shards": {"class-0000.safetensors": "abc"}}', "[" * 100_000]
+    + [f'{{"shards": {{"{name}": "{"0" * 64}"}}}}' for name in ("../secret.safetensors", "/etc/passwd", "..", "a/b")],
+)
+def test_a_damaged_index_is_told_and_its_names_lead_nowhere(
+    written: Path, random_teacher: MNISTTeacher, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = written / "set.json"
+    index.write_text(content)
+    monkeypatch.setattr(shards, "sha256", lambda path: pytest.fail(f"{path} is read"))
+    for use in (
+        lambda: TeacherSet(written),
+        lambda: list(TeacherSet.write(written, random_teacher, TeacherSetConfig(Mechanism.SHAPE, per_class=2))),
+        lambda: list(shards.verify(written)),
+    ):
+        with pytest.raises(
+            InputError, match=rf"^{index} is damaged: restore .* or remove {written} and run the command"
+        ):
+            use()
+
+
+@pytest.mark.parametrize("field", [{"per_class": 3}, {"num_classes": None}, {"per_class": "two"}, {"per_class": 0}])
+def test_an_index_that_does_not_fit_is_told(written: Path, field: dict[str, object]) -> None:
+    index = written / "set.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | field))
+    with pytest.raises(
+        InputError, match=rf"(describes no teacher set|is not what set.json .* describes).*remove {written}"
+    ):
+        TeacherSet(written)
+
+
+def test_a_set_of_another_kind_is_told(written: Path) -> None:
+    with pytest.raises(InputError, match=r"set\.json describes no counterfactual data set: name another folder"):
+        CounterfactualSet(written)

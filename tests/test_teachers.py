@@ -1,5 +1,6 @@
 """Teachers, their records, and students in their place."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +9,30 @@ import pytest
 import torch
 
 from experiments import mnist_kd
-from experiments.cases import teacher_of
+from experiments.cases import style_inputs, teacher_of
+from skdcgn.cgn.losses import style_features
 from skdcgn.cgn.mnist import CGN
-from skdcgn.cgn.teachers import MNISTTeacher, miniature, mnist_teacher
+from skdcgn.cgn.teachers import (
+    OWN_TEACHER,
+    OWN_TEACHER_NAME,
+    MNISTTeacher,
+    imagenet_teacher,
+    miniature,
+    mnist_teacher,
+)
+from skdcgn.commands import experiment
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN, render
 from skdcgn.data.labels import balanced_labels
+from skdcgn.data.miniature import scenery
+from skdcgn.data.registry import REGISTRY
 from skdcgn.data.weights import save_state_dict
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.images import to_float, to_uint8
+from skdcgn.measure.features import extractor
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, compose
 from skdcgn.randomness import seeded, stream
-from skdcgn.recipes.cgns import make_cgn
+from skdcgn.recipes.cgns import _authors_teacher, make_cgn
 from skdcgn.recipes.sources import ImageNetTeacherConfig, MNISTTeacherConfig, TeacherConfig, load_source, teacher_tags
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
@@ -222,3 +235,51 @@ def test_three_students_are_put_together_beside_their_teacher(distilled: Store) 
     assert torch.equal(drawn["labels_shape"], balanced_labels(2, 10))
     assert not torch.equal(drawn["teacher"], drawn["student"])
     assert drawn["student"].abs().max() <= 1
+
+
+@pytest.fixture
+def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own folder of data, empty, on a machine without network."""
+    monkeypatch.setenv("SKDCGN_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("SKDCGN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKDCGN_OFFLINE", "1")
+    return tmp_path
+
+
+def test_our_own_teacher_serves_where_the_authors_is_absent_and_not_where_it_is_damaged(
+    own_data: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.warns(UserWarning, match="the teacher is our own double_colored MNIST CGN, from the package"):
+        assert mnist_teacher("double_colored").name == OWN_TEACHER_NAME
+    weights = own_data / "cgn" / "cgn_double_colored_mnist.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(OWN_TEACHER.read_bytes()[:-1])
+    monkeypatch.setattr("sys.argv", ["mnist_kd", "--profile", "smoke"])
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(mnist_kd.DEFAULTS, mnist_kd.plan, "")
+    assert ended.value.code == 2
+    assert f"error: {weights} is corrupt" in capsys.readouterr().err
+    assert store.runs("mnist_kd") == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: style_features("vgg16"),
+        lambda: style_inputs("vgg16"),
+        lambda: scenery(lambda: pytest.fail("not to be replaced")),
+        lambda: imagenet_teacher(),
+        lambda: extractor(256),
+        lambda: _authors_teacher("colored", torch.device("cpu")),
+    ],
+)
+def test_a_damaged_file_is_never_done_without(own_data: Path, use: Callable[[], object]) -> None:
+    for file in REGISTRY.values():
+        for member in file.checksums():
+            path = own_data / file.path / member
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    (own_data / "MNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"is corrupt: .*; delete it, or replace it with https://") as told:
+        use()
+    assert not isinstance(told.value, Unavailable)

@@ -1,7 +1,9 @@
 """The TinyGAN student against the published sizes and formats."""
 
+import io
 import json
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +143,47 @@ def test_class_embedding_of_another_shape_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "embedding.npy", np.zeros((3, 4), dtype=np.float32))
     with pytest.raises(InputError, match=r"\(1000, 128\)"):
         load_class_embedding(tmp_path / "embedding.npy", PUBLISHED_MNIST)
+
+
+def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=allow_pickle)
+    return buffer.getvalue()
+
+
+class _Payload:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK",
+        b"junk" * 100,
+        pickle.dumps(_Payload()),
+        npy(np.array([_Payload()]), allow_pickle=True),
+        npy(np.zeros((3, 4), np.float32))[:-1],
+        npy(np.array(["text"])),
+    ],
+)
+def test_a_file_of_no_class_embedding_is_refused_and_runs_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("embedding.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"^embedding\.npy is not a readable \.npy class embedding \(.+\): give"):
+        load_class_embedding(Path("embedding.npy"), PUBLISHED_MNIST)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("content", ["", "3", "[]", '{"width": "x"}', '{"width": -1}', '{"prior": 3}', "\x00"])
+def test_a_folder_of_no_student_is_refused(tmp_path: Path, content: str) -> None:
+    save_generator(TinyGANGenerator(replace(NATIVE_MNIST, width=4)), tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match="does not hold a student"):
+        load_generator(tmp_path)
 
 
 @pytest.mark.data

@@ -21,13 +21,14 @@ from skdcgn import cli
 from skdcgn.cgn.mnist import CGN
 from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import Interrupted
-from skdcgn.randomness import seeded
+from skdcgn.randomness import seeded, stream
 from skdcgn.recipes.students import load_student
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.loop import Diverged, evaluation_steps, train
 from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.run import Interruption, Run
 from skdcgn.runs.store import RunRecord, Store, open_store
+from skdcgn.training import RandomState, Trainer, descend
 
 
 class Counter:
@@ -123,6 +124,65 @@ def test_failed_training_resumes_from_its_checkpoint_and_logs_no_step_twice(
     assert steps == [6]  # the last one that a checkpoint was written after
     logged = store.client.get_metric_history(run.run_id, "loss/count")
     assert [metric.step for metric in logged] == list(range(1, 11))
+
+
+class Walk(Trainer[torch.Tensor]):
+    """A network that learns from random batches: what a step does depends on all of the checkpoint."""
+
+    def __init__(self, fail_at: int = 0) -> None:
+        super().__init__(steps=12)
+        self._fail_at, self._random = fail_at, stream(0, "walk")
+        with seeded(0, "walk"):
+            self.network = torch.nn.Linear(4, 1)
+        self.register("network", self.network)
+        self._optimizer = self.register_optimizer("optimizer", torch.optim.Adam(self.network.parameters()))
+        self.register("random", RandomState(self._random))
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        while self.step < self.steps:
+            yield torch.randn(8, 4, generator=self._random)
+
+    def training_step(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.step + 1 == self._fail_at:
+            return {"loss": torch.tensor(math.nan)}
+        loss = self.network(batch).square().mean()
+        descend(self._optimizer, {"loss": loss})
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize(
+    ("damaged", "resumed_at", "instead"),
+    [(0, 9, None), (1, 6, "going on from the one before it"), (2, 0, "starting anew")],
+)
+def test_training_goes_on_from_the_last_whole_checkpoint_as_if_nothing_had_happened(
+    store: Store,
+    training: Callable[..., RunRecord],
+    capsys: pytest.CaptureFixture[str],
+    damaged: int,
+    resumed_at: int,
+    instead: str | None,
+) -> None:
+    with pytest.raises(Diverged):
+        training(Walk(fail_at=11), [])
+    (interrupted,) = store.runs("trivial")
+    newest, before = sorted((store.folder / "checkpoints").iterdir())
+    for path in (newest, before)[:damaged]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    resumed, start = Walk(), []
+    fit = resumed.fit
+    resumed.fit = lambda: start.append(resumed.step) or fit()
+    capsys.readouterr()
+    run = training(resumed, [])
+    assert (run.run_id, start) == (interrupted.run_id, [resumed_at])
+    warned = [line for line in capsys.readouterr().err.splitlines() if "warning:" in line]
+    assert [line.partition("damaged: ")[2] for line in warned] == ([f"{instead}."] if instead else [])
+
+    undisturbed = Walk()
+    losses = [(step, terms["loss"]) for step, terms in undisturbed.fit()]
+    assert store.history(run.run_id, "loss/loss") == losses
+    state, expected = resumed.state_dict(), undisturbed.state_dict()
+    torch.testing.assert_close(state, expected, rtol=0, atol=0)
+    assert list((store.folder / "checkpoints").iterdir()) == []
 
 
 def test_a_second_signal_ends_the_process_the_ordinary_way() -> None:

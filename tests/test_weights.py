@@ -1,8 +1,10 @@
 """The registry of pretrained files: search order, checksums, downloads from a server on this machine, sentences."""
 
 import dataclasses
+import errno
 import hashlib
 import importlib.util
+import os
 import pickle
 import re
 import threading
@@ -20,7 +22,7 @@ from skdcgn import __main__ as dispatcher
 from skdcgn import files as project_files
 from skdcgn.commands import weights as weights_command
 from skdcgn.data import registry, weights
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -510,3 +512,80 @@ def test_state_dict_runs_no_code_and_takes_nothing_but_tensors(tmp_path: Path, m
             weights.load_state_dict(Path("other.pth"))
     with pytest.raises(InputError, match="no weight file"):
         weights.load_state_dict(Path("nowhere.pth"))
+
+
+@pytest.mark.parametrize("key", [3, ("a", "b")])
+def test_names_of_tensors_are_text(tmp_path: Path, key: object) -> None:
+    torch.save({key: torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="something else than a dictionary of tensors"):
+        weights.load_state_dict(tmp_path / "other.pth")
+
+
+# --- what the user put there and is not the file that it should be
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent / "nowhere")
+
+
+DAMAGE = {
+    "truncated": (lambda path: path.write_bytes(CONTENT[:5000]), "is corrupt: its SHA-256 starts with"),
+    "empty": (lambda path: path.write_bytes(b""), "is corrupt: its SHA-256 starts with"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps({"a": _Payload()})), "is corrupt: its SHA-256 starts with"),
+    "folder": (folder, "is a folder"),
+    "link": (dangling, "is a link to a file that does not exist"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_of_the_user_is_an_error_whatever_is_in_the_cache(
+    places: Places, server: Server, toy: registry.WeightFile, kind: str
+) -> None:
+    damage, words = DAMAGE[kind]
+    places.put(places.cache, toy.path, CONTENT)
+    own = places.put(places.data, toy.path, CONTENT)
+    damage(own)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(own))} {words}.*; delete it, or replace it with") as told:
+        weights.locate("toy")
+    assert not isinstance(told.value, Unavailable)
+    assert weights.status(toy)[0] == "corrupt"
+    assert server.asked == []
+
+
+def test_a_file_that_may_not_be_read_is_an_error(
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = places.put(places.data, toy.path, CONTENT)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(weights, "sha256", refuse)
+    with pytest.raises(InputError, match=rf"^{own} cannot be read \(Permission denied\); delete it, or replace it"):
+        weights.locate("toy")
+
+
+def test_only_an_absent_file_is_unavailable(places: Places, server: Server, toy: registry.WeightFile) -> None:
+    server.answers.clear()
+    with pytest.raises(Unavailable):
+        weights.locate("toy")
+    places.put(places.cache, toy.path, b"junk")
+    with pytest.raises(InputError, match="delete it") as told:
+        weights.locate("toy", download=False)  # the cache is mended by downloads alone
+    assert not isinstance(told.value, Unavailable)
+
+
+def test_a_damaged_part_of_a_folder_is_an_error_even_where_others_are_missing(
+    places: Places, toy: registry.WeightFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {member: hashlib.sha256(content).hexdigest() for member, content in MEMBERS.items()}
+    change(monkeypatch, toy, path="group", sha256=None, members=members)
+    own = places.put(places.data, "group/b/1.jpg", b"spoilt")
+    with pytest.raises(InputError, match=rf"^{re.escape(str(own))} is corrupt"):
+        weights.locate("toy", download=False)

@@ -30,7 +30,6 @@ from analysis.frame.style import OUTPUT_VARIABLE
 from analysis.frame.view import View
 from skdcgn import cli
 from skdcgn.errors import InputError
-from skdcgn.files import atomic_path
 from skdcgn.runs.store import Store, open_store
 
 _FOLDER = Path(__file__).resolve().parents[1]
@@ -68,7 +67,8 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
         The path of `report.html`.
 
     Raises:
-        InputError: the store cannot be opened, or a cell fails; then nothing of the old output is touched.
+        InputError: the store cannot be opened, or a cell fails.
+        OSError: the disk is full, for example. In either case nothing of the old output is touched.
     """
     store = open_store(config.store)
     notebooks = sorted(_FOLDER.glob("*.ipynb"), key=_place) if notebooks is None else notebooks
@@ -84,15 +84,12 @@ def render(config: Config, notebooks: Sequence[Path] | None = None) -> Path:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_FOLDER.parent), os.environ.get("PYTHONPATH")])),
         }
         executed = _execute_all(notebooks, environment)
-        page = _page(executed, store)
+        (Path(folder) / "report.html").write_text(_page(executed, store), encoding="utf-8")
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             target = output / file.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
-    report = output / "report.html"
-    with atomic_path(report) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return report
+    return output / "report.html"
 
 
 def _execute_all(notebooks: Sequence[Path], environment: Mapping[str, str]) -> dict[str, NotebookNode]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skdcgn.data import weights
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.images import IMAGENET_MEAN, IMAGENET_STD
 from skdcgn.mechanisms import compose
 
@@ -49,8 +49,9 @@ class StyleFeatures(nn.Module):
         from torchvision.models import vgg  # here, because it takes seconds that few runs need to pay
 
         layers = vgg.make_layers(vgg.cfgs["D"])[:23]
-        state = weights.load_state_dict(path)
-        layers.load_state_dict({key: state[f"features.{key}"] for key in layers.state_dict()})
+        state = {key.removeprefix("features."): value for key, value in weights.load_state_dict(path).items()}
+        own = {key: value for key, value in state.items() if key in layers.state_dict()}
+        weights.fill(layers, own, f"{path} holds no weights of VGG16")
         return cls([layers[:4], layers[4:9], layers[9:16], layers[16:23]], IMAGENET_MEAN, IMAGENET_STD)
 
     @classmethod
@@ -93,7 +94,7 @@ def style_features(perceptual: Perceptual) -> tuple[Perceptual, StyleFeatures | 
     if perceptual == "vgg16":
         try:
             return "vgg16", StyleFeatures.vgg16(weights.locate("vgg16"))
-        except InputError as error:
+        except Unavailable as error:
             warnings.warn(f"CGN training continues without a perceptual loss: {error}", stacklevel=3)
     return "none", None
 

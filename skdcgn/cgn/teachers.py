@@ -13,7 +13,7 @@ from skdcgn.cgn import mnist
 from skdcgn.cgn.imagenet import CGN_256, MINIATURE, PARTS_OF, Architecture, FourGenerators, ImageNetCGN
 from skdcgn.cgn.miniature import load_miniature
 from skdcgn.data import registry, weights
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.files import sha256
 from skdcgn.mechanisms import NORMAL, Mechanism, NoisePrior, Source, in_chunks
 from skdcgn.runtime import Precision, autocast
@@ -97,10 +97,9 @@ def mnist_teacher(
 
 def _pretrained(dataset: str) -> Path:
     """Return the CGN authors' weights, or our own where theirs are not available."""
-    weights.data_dir()  # a wrong SKDCGN_DATA_DIR is a mistake to report
     try:
         return weights.locate(f"cgn_{dataset}_mnist")
-    except InputError as error:
+    except Unavailable as error:
         if dataset != "double_colored":
             raise
         warnings.warn(f"the teacher is {OWN_TEACHER_NAME}, from the package: {error}", stacklevel=3)

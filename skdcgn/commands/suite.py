@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, Protocol
 from skdcgn.cli import Profile
 from skdcgn.commands import experiment
 from skdcgn.data import weights
-from skdcgn.data.mnist import mnist_folder
-from skdcgn.errors import InputError, Interrupted
+from skdcgn.data.mnist import check_available, mnist_folder
+from skdcgn.errors import InputError, Interrupted, Unavailable
 from skdcgn.recipes.sweep import DistillationSearch, stage_of
 from skdcgn.runs.engine.cluster import Where, connect, size
 from skdcgn.runs.engine.durations import Durations
@@ -90,19 +90,19 @@ def choose_datasets(requested: str) -> Datasets:
     experiments need MNIST itself, and take the digits where it is not available.
 
     Raises:
-        InputError: SKDCGN_DATA_DIR names no folder.
+        InputError: SKDCGN_DATA_DIR names no folder, or a file is damaged: no reason to take others in their place.
     """
     if requested != "auto":
         return Datasets(requested, requested, f"{requested}, as --dataset says")
-    weights.data_dir()  # a wrong SKDCGN_DATA_DIR is a mistake to report, no reason to take the digits
     try:
         teacher = f"the CGN authors' own teacher, at {weights.locate('cgn_double_colored_mnist')}"
-    except InputError as error:
+    except Unavailable as error:
         teacher = f"the teacher in the package, trained here, because {error}"
     try:
+        check_available("double_colored")
         reason = f"double_colored with {teacher}; MNIST at {mnist_folder()}"
         return Datasets("double_colored", "double_colored", reason)
-    except InputError as error:
+    except Unavailable as error:
         reason = f"double_colored with {teacher}; scikit-learn's digits where real images are needed, because {error}"
         return Datasets("double_colored", "digits", reason)
 
@@ -122,7 +122,7 @@ def run(entries: Sequence[Entry], config: Config) -> None:
     """Run the suite.
 
     Raises:
-        InputError: `only` names no step, SKDCGN_DATA_DIR no folder, or there are no such workers.
+        InputError: `only` names no step, SKDCGN_DATA_DIR no folder, a file is damaged, or there are no such workers.
         Interrupted: SIGINT or SIGTERM came in; the runs left checkpoints.
         SystemExit: with code 1 where a run failed.
     """

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -149,11 +149,10 @@ class CounterfactualSet:
         Raises:
             InputError: there is none at `folder`, or a shard is missing or damaged.
         """
-        description = read_description(folder, _KIND)
-        self.config = CounterfactualConfig(
-            **{field.name: description[field.name] for field in fields(CounterfactualConfig)}
-        )
-        shards = read_shards(folder, _KIND, self.config.shards)
+        self.config = read_description(folder, _KIND, CounterfactualConfig)
+        lengths = range(self.config.n, 0, -self.config.per_shard)  # of what is left, from shard to shard
+        rows = {name: min(left, self.config.per_shard) for name, left in zip(self.config.shards, lengths, strict=True)}
+        shards = read_shards(folder, _KIND, rows, CounterfactualData._fields)
         self.labels = torch.cat([torch.stack([shard[m.value] for m in Mechanism], dim=1) for shard in shards])
         """(N, 3) int64, in the order of `Mechanism`."""
         self._pixels = [shard["pixels"] for shard in shards]

@@ -25,6 +25,8 @@ from skdcgn.errors import InputError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 IN9_MAP = "in_to_in9.json"
+IN9_CLASSES = 9
+"""Of the miniature's classes the first nine are these: as in IN-9, some belong to none."""
 
 DESCRIPTION = "description.json"
 """The file of a miniature set that says what it is."""
@@ -163,7 +165,7 @@ def in9_map(folder: Path, num_classes: int) -> Tensor:
     path = folder / IN9_MAP
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return torch.tensor([int(content[str(label)]) for label in range(num_classes)])
+        mapping = torch.tensor([int(content[str(label)]) for label in range(num_classes)])
     except FileNotFoundError:
         raise InputError(f"There is no {path}: get {IN9_MAP} from {IN9_ADDRESS} and put it there.") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -171,6 +173,9 @@ def in9_map(folder: Path, num_classes: int) -> Tensor:
             f"{path} does not map the classes 0 to {num_classes - 1} ({type(error).__name__}: {error}): get it again "
             f"from {IN9_ADDRESS}."
         ) from None
+    if not ((mapping >= -1) & (mapping < IN9_CLASSES)).all():
+        raise InputError(f"{path} names classes that IN-9 does not have: get it again from {IN9_ADDRESS}.")
+    return mapping
 
 
 def cue_conflict(folder: Path, categories: Categories = CUE_CONFLICT_CATEGORIES) -> CueConflict:
@@ -265,7 +270,7 @@ def read_image(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except OSError as error:
+    except Exception as error:  # a damaged image can raise almost anything
         raise InputError(f"{path} cannot be read as an image ({type(error).__name__}): replace or remove it.") from None
 
 

@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from skdcgn.data import mnist
-from skdcgn.data.imagenet import DESCRIPTION, IN9_MAP, IN9_VARIATIONS
+from skdcgn.data.imagenet import DESCRIPTION, IN9_CLASSES, IN9_MAP, IN9_VARIATIONS
 from skdcgn.data.labels import balanced_labels
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.files import atomic_folder
 from skdcgn.images import to_uint8
 from skdcgn.mechanisms import Mechanism, Source, compose
@@ -37,8 +37,6 @@ CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 """The ten classes; class i is digit i."""
 CATEGORIES = {name: (label,) for label, name in enumerate(CLASSES)}
 """The categories of the cue-conflict counterpart, and the classes of each."""
-IN9_CLASSES = 9
-"""The first nine are those of the IN-9 counterpart: as in IN-9, some classes belong to none of its nine."""
 
 _STROKES = 10_000
 """MNIST digits that strokes are taken from, of each split."""
@@ -71,8 +69,10 @@ class WildlifeDigits:
         """Read the textures.
 
         Raises:
-            InputError: MNIST or the textures are not at hand.
+            Unavailable: MNIST or the textures are not at hand.
+            InputError: the textures are damaged.
         """
+        mnist.mnist_folder()
         self._textures = {
             Mechanism.TEXTURE: mnist.textures("object"),
             Mechanism.BACKGROUND: mnist.textures("background"),
@@ -116,11 +116,14 @@ def scenery(fallback: Callable[[], Source]) -> tuple[Scenery, str]:
     """Return where miniature pictures come from on this machine, and in one line which that is and why.
 
     Args:
-        fallback: loads the teacher whose composites serve where Wildlife MNIST cannot be made.
+        fallback: loads the teacher whose composites serve where Wildlife MNIST is not at hand.
+
+    Raises:
+        InputError: the textures are damaged.
     """
     try:
         return WildlifeDigits(), "pictures: Wildlife MNIST, real digits"
-    except InputError as error:
+    except Unavailable as error:
         composites = Composites(fallback())
         return composites, f"pictures: {composites.name}, because {error}"
 

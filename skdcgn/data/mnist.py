@@ -7,6 +7,7 @@ not. The fourth set, "digits", is double-colored too, but of the small digits th
 no download. A further set is registered in `DATASETS`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from skdcgn.data.registry import REGISTRY
 from skdcgn.data.weights import cache_dir, check_online, data_dir, locate
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.files import atomic_folder
 from skdcgn.images import to_float
 from skdcgn.randomness import stream
@@ -114,32 +115,46 @@ def mnist_digits(split: Split) -> tuple[Tensor, Tensor]:
         Digits (N, 28, 28) uint8 and labels (N,) int64.
 
     Raises:
-        InputError: MNIST is not there and cannot be downloaded, or its files are damaged.
+        Unavailable: MNIST is not there and cannot be downloaded.
+        InputError: its files are damaged.
     """
     # Imported here because it takes seconds, which the offline digits need not pay.
-    from torchvision.datasets import MNIST
+    from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    folder = mnist_folder()
-    try:
-        mnist = MNIST(folder, train=split != "test")
-    except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    raw, prefix = mnist_folder() / "MNIST" / "raw", "t10k" if split == "test" else "train"
+    digits = _read_idx(read_image_file, raw / f"{prefix}-images-idx3-ubyte")
+    labels = _read_idx(read_label_file, raw / f"{prefix}-labels-idx1-ubyte")
+    if digits.shape != (len(labels), 28, 28) or not set(labels.tolist()) <= set(range(NUM_CLASSES)):
         raise InputError(
-            f"The MNIST files in {folder / 'MNIST' / 'raw'} cannot be read ({reason}): replace them by the four "
-            f"unpacked *-ubyte files of {MNIST.mirrors[0]}."
-        ) from None
+            f"the {prefix}-* files in {raw} are not those of MNIST: they have {len(labels)} labels, of "
+            f"{', '.join(map(str, labels.unique().tolist()[:11]))}, and images {tuple(digits.shape)}: replace them."
+        )
     part = {"train": slice(50_000), "valid": slice(50_000, None), "test": slice(None)}[split]
-    return mnist.data[part], mnist.targets[part]
+    return digits[part], labels[part]
+
+
+def _read_idx(read: Callable[[Path], Tensor], path: Path) -> Tensor:
+    """Read one of MNIST's files with torchvision's function for it."""
+    try:
+        return read(path)
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        reason = getattr(error, "strerror", None) or "it is truncated, or another kind of file"
+        raise InputError(
+            f"{path} cannot be read as a file of MNIST ({reason}): replace it by the unpacked file of this name from "
+            "https://ossci-datasets.s3.amazonaws.com/mnist/, or remove the folder."
+        ) from None
 
 
 def mnist_folder() -> Path:
     """Return the folder above MNIST/raw, downloading MNIST into the cache where there is none.
 
     Raises:
-        InputError: MNIST is not there and cannot be downloaded.
+        Unavailable: MNIST is not there and cannot be downloaded.
+        OSError: one of the places cannot be read.
     """
-    for folder in (data_dir(), cache_dir()):
-        if folder is not None and (folder / "MNIST" / "raw").is_dir():
+    for folder in filter(None, (data_dir(), cache_dir())):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "MNIST" / "raw").lstat()
             return folder
     return _download_mnist(cache_dir())
 
@@ -154,7 +169,7 @@ def _download_mnist(folder: Path) -> Path:
             MNIST(temporary.parent, download=True)
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
-        raise InputError(
+        raise Unavailable(
             f"MNIST cannot be downloaded ({reason}): get the four files of {MNIST.mirrors[0]} elsewhere and "
             f"unpack them into {folder / 'MNIST' / 'raw'}, or take the offline digits (--dataset digits)."
         ) from None
@@ -328,4 +343,5 @@ def check_available(dataset: Dataset) -> None:
     Raises:
         InputError: files are missing and cannot be downloaded, or they are damaged.
     """
-    make_dataset(dataset, "test", 0, limit=1)
+    for split in ("train", "test"):
+        make_dataset(dataset, split, 0, limit=1)

@@ -2,18 +2,24 @@
 
 A set is a folder. A shard of it is a safetensors file that depends on the set's description and its own name alone, so
 that several processes may write one set, an interrupted one resumes, and a lost shard can be drawn again. `set.json`
-has the description, and the SHA-256 of every shard that is complete.
+has the description, and the SHA-256 of every shard that is complete. That is compared whenever a shard is opened that
+was written or changed since it was compared last.
 """
 
+import contextlib
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from skdcgn.errors import InputError
@@ -21,6 +27,10 @@ from skdcgn.files import atomic_path, format_size, sha256
 
 INDEX = "set.json"
 """The file that makes a folder a set."""
+
+_LOCKS = ".locks"
+_AGAIN = "run the command that wrote the set again"
+Description = TypeVar("Description")
 
 
 def write_shards(
@@ -49,7 +59,7 @@ def write_shards(
         InputError: `folder` holds something else, or the disk is too small.
     """
     recorded = _recorded(folder, kind, description)
-    there = {name for name in shards if name in recorded and (folder / name).exists()}
+    there = {name for name in shards if _is_whole(folder, name, recorded.get(name))}
     needed = (len(shards) - len(there)) * shard_bytes
     free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
     if needed > free:
@@ -57,7 +67,8 @@ def write_shards(
             f"the {kind} at {folder} needs another {format_size(needed)}, but that disk has {format_size(free)} left: "
             f"{advice}."
         )
-    _record(folder, description, {})
+    if needed:  # a complete set can be read where it cannot be written
+        _record(folder, description, {})
     yield len(there), len(shards)
     for wait in (False, True):  # first the shards that no other process is drawing; then theirs, in case it died
         for name, draw in shards.items():
@@ -65,67 +76,129 @@ def write_shards(
                 continue
             try:
                 with _lock(folder, name).acquire(blocking=wait):
-                    if name not in _recorded(folder, kind, description) or not (folder / name).exists():
+                    if not _is_whole(folder, name, _recorded(folder, kind, description).get(name)):
+                        content = save({key: tensor.contiguous() for key, tensor in draw()._asdict().items()})
                         with atomic_path(folder / name) as temporary:
-                            save_file({key: tensor.contiguous() for key, tensor in draw()._asdict().items()}, temporary)
-                            checksum = sha256(temporary)
+                            temporary.write_bytes(content)
+                        checksum = hashlib.sha256(content).hexdigest()
                         _record(folder, description, {name: checksum})  # a shard without one does not count
+                        _is_whole(folder, name, checksum)  # now, while it is in memory
             except Timeout:
                 continue
             there.add(name)
             yield len(there), len(shards)
 
 
-def read_description(folder: Path, kind: str) -> dict[str, Any]:
+def read_description(folder: Path, kind: str, form: type[Description]) -> Description:
     """Return what a set was described as.
 
+    Args:
+        folder: of the set.
+        kind: what messages call it.
+        form: a dataclass of the fields to read.
+
     Raises:
-        InputError: there is no set at `folder`.
+        InputError: there is no set at `folder`, one of another kind, or its index is damaged.
     """
     index = _read_index(folder)
     if index is None:
         raise InputError(f"no {kind} at {folder}: name a folder that holds {INDEX}.")
-    return {key: value for key, value in index.items() if key != "shards"}
+    try:
+        return TypeAdapter(form).validate_python({field.name: index[field.name] for field in fields(form)})
+    except (KeyError, ValidationError):
+        raise InputError(f"{folder / INDEX} describes no {kind}: name another folder, or {_anew(folder)}.") from None
 
 
-def read_shards(folder: Path, kind: str, names: Sequence[str]) -> list[dict[str, Tensor]]:
+def read_shards(folder: Path, kind: str, rows: Mapping[str, int], names: Sequence[str]) -> list[dict[str, Tensor]]:
     """Open shards of a set, memory-mapped.
 
+    Args:
+        folder: of the set.
+        kind: what messages call it.
+        rows: length of the tensors in each shard, by the shard's file name.
+        names: of the tensors in each shard.
+
     Raises:
-        InputError: there is no set at `folder`, or a shard is missing or damaged.
+        InputError: there is no set at `folder`, or a shard is missing, damaged or of another set.
     """
     recorded = (_read_index(folder) or {}).get("shards", {})
-    missing = [name for name in names if name not in recorded]
+    missing = [shard for shard in rows if shard not in recorded]
     if missing:
         raise InputError(
-            f"the {kind} at {folder} lacks {len(missing)} of {len(names)} shards (such as {missing[0]}): run the "
-            "command that writes it again, to complete it."
+            f"the {kind} at {folder} lacks {len(missing)} of {len(rows)} shards (such as {missing[0]}): {_AGAIN}, to "
+            "complete it."
         )
-    return [_open(folder / name) for name in names]
+    opened = []
+    for shard, length in rows.items():
+        if not _is_whole(folder, shard, recorded[shard]):
+            raise InputError(f"shard {folder / shard} is missing or damaged: {_AGAIN}, and it will be drawn again.")
+        try:
+            tensors = load_file(folder / shard)
+        except SafetensorError:
+            tensors = {}
+        if {name: tensor.shape[:1] for name, tensor in tensors.items()} != dict.fromkeys(names, (length,)):
+            raise InputError(f"shard {folder / shard} is not what {INDEX} beside it describes: {_anew(folder)}.")
+        opened.append(tensors)
+    return opened
 
 
 def verify(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each complete shard of a set, and whether it still has its SHA-256."""
+    """Yield the name of each complete shard of a set, and whether it still has its SHA-256.
+
+    Raises:
+        InputError: the set's index is damaged.
+    """
     for name, checksum in sorted((_read_index(folder) or {}).get("shards", {}).items()):
         yield name, (folder / name).is_file() and sha256(folder / name) == checksum
 
 
+def _anew(folder: Path) -> str:
+    """Say how to write a whole set again."""
+    return f"remove {folder} and {_AGAIN}"
+
+
+def _is_whole(folder: Path, name: str, checksum: str | None) -> bool:
+    """Tell whether a shard has its checksum; one that has not changed since it was last compared is not read again."""
+    path, note = folder / name, folder / _LOCKS / f"{name}.whole"
+    if checksum is None or not path.is_file():
+        return False
+    stat = path.stat()
+    compared = f"{checksum} {stat.st_size} {stat.st_mtime_ns}".encode()
+    with contextlib.suppress(OSError):
+        if note.read_bytes() == compared:
+            return True
+    if sha256(path) != checksum:
+        return False
+    with contextlib.suppress(OSError):  # a set can be read where it cannot be written
+        note.write_bytes(compared)
+    return True
+
+
 def _read_index(folder: Path) -> dict[str, Any] | None:
-    index = folder / INDEX
-    return json.loads(index.read_text(encoding="utf-8")) if index.exists() else None
+    """Return what `set.json` holds, None where there is none; names of shards never lead out of the folder."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        for name, checksum in index["shards"].items():
+            if not (re.fullmatch(r"[\w-]+\.safetensors", name) and re.fullmatch("[0-9a-f]{64}", checksum)):
+                raise ValueError
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise InputError(f"{folder / INDEX} is damaged: restore it from a copy, or {_anew(folder)}.") from None
+    return index
 
 
-def _recorded(folder: Path, kind: str, description: Mapping[str, Any]) -> set[str]:
-    """Return the names of the shards that have a checksum; refuse a folder of something else."""
+def _recorded(folder: Path, kind: str, description: Mapping[str, Any]) -> dict[str, str]:
+    """Return the checksums of the shards that have one; refuse a folder of something else."""
     index = _read_index(folder)
     if index is None:
         if folder.exists() and not (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())):
             raise InputError(f"{folder} holds something else than a {kind}: choose another folder.")
-        return set()
-    recorded = index.pop("shards", {})
+        return {}
+    recorded = index.pop("shards")
     if index != description:
         raise InputError(f"{folder} holds another {kind} (see {folder / INDEX}): choose another folder.")
-    return set(recorded)
+    return recorded
 
 
 def _record(folder: Path, description: Mapping[str, Any], checksums: Mapping[str, str]) -> None:
@@ -138,13 +211,6 @@ def _record(folder: Path, description: Mapping[str, Any], checksums: Mapping[str
 
 
 def _lock(folder: Path, name: str) -> FileLock:
-    locks = folder / ".locks"
+    locks = folder / _LOCKS
     locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / f"{name}.lock")
-
-
-def _open(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"shard {path} is missing or damaged ({error}): delete it and write the set again.") from None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from skdcgn.data.registry import DRIVE, REGISTRY, WeightFile
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, Unavailable
 from skdcgn.files import atomic_path, format_size, sha256
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -33,6 +33,8 @@ TIMEOUT = (5.0, 30.0)
 
 RETRIES = 1
 """Further attempts at a download that failed, as transfers of a gigabyte break off."""
+
+_ABSENT = "does not exist"
 
 
 def data_dir() -> Path | None:
@@ -76,25 +78,27 @@ def locate(name: str, download: bool = True) -> Path:
         The path of the file, or of the folder where the entry has members.
 
     Raises:
-        InputError: unknown name; corrupt file outside the cache; or missing and not available, and then the
-            sentence names the public address, the size, and where to put it by hand.
+        Unavailable: missing and not to be had: the sentence names the public address, the size, and where to put it
+            by hand.
+        InputError: unknown name, or corrupt file outside the cache.
     """
     if name not in REGISTRY:
         raise InputError(f"There is no pretrained file {name!r}: choose from {', '.join(REGISTRY)}.")
     file = REGISTRY[name]
-    state, detail = status(file)
-    if state in ("present", "unverified"):
-        return Path(detail)
     data, path = data_dir(), cache_dir() / file.path
-    if data is not None and _complete(file, data / file.path):
-        raise InputError(f"{detail}; delete it, or replace it with {file.address}.")
+    for place, replaceable in ((data and data / file.path, False), (path, download)):
+        state, detail = _state(file, place) if place else ("missing", "")
+        if state in ("present", "unverified"):
+            return place
+        if state == "corrupt" and not replaceable:
+            raise InputError(f"{detail}; delete it, or replace it with {file.address}.")
     try:
         if not download:
             raise OSError("this command does not download")
         _download(file, path)
     except (OSError, DownloadError, ValueError) as error:  # requests' errors are OSErrors
         places = f"{data / file.path} or {path}" if data else f"{path} (or into a folder named by SKDCGN_DATA_DIR)"
-        raise InputError(
+        raise Unavailable(
             f"{name} is not on this machine and could not be downloaded ({_reason(error, file.url)}): get it"
             f" ({format_size(file.size)}) from {file.address} and put it at {places}."
         ) from None
@@ -107,11 +111,9 @@ def status(file: WeightFile) -> tuple[State, str]:
     A file is "unverified" where it is there but its checksum is not known. Changes nothing, asks no network.
     """
     for place in filter(None, (data_dir(), cache_dir())):
-        path = place / file.path
-        if _complete(file, path):
-            if fault := _fault(file, path):
-                return "corrupt", fault
-            return ("present" if all(file.checksums().values()) else "unverified"), str(path)
+        state, detail = _state(file, place / file.path)
+        if state != "missing":
+            return state, detail
     return "missing", file.address
 
 
@@ -140,7 +142,9 @@ def load_state_dict(path: Path, member: str = "") -> dict[str, Tensor]:
         ) from error
     if isinstance(state, dict):
         state = state.get(member, state)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise InputError(f"{path} holds something else than a dictionary of tensors: give a file with a state dict.")
     return dict(state)
 
@@ -171,31 +175,44 @@ def save_state_dict(
     tensors = {name: tensor.half() if half and tensor.is_floating_point() else tensor for name, tensor in state.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
-def _complete(file: WeightFile, path: Path) -> bool:
-    """Tell whether all of an entry's files exist at `path`."""
-    return all((path / member).exists() for member in file.checksums())
-
-
-def _fault(file: WeightFile, path: Path) -> str | None:
-    """Return what is wrong with an entry's files at `path`, or None."""
-    faults = ((path / member, _file_fault(path / member, digest, file)) for member, digest in file.checksums().items())
-    return next((f"{place} {fault}" for place, fault in faults if fault), None)
+def _state(file: WeightFile, path: Path) -> tuple[State, str]:
+    """Return the state of an entry's files at `path`, and the path or what is wrong; some files alone are missing."""
+    faults = {path / member: _file_fault(path / member, digest, file) for member, digest in file.checksums().items()}
+    for place, fault in faults.items():
+        if fault not in (None, _ABSENT):
+            return "corrupt", f"{place} {fault}"
+    if _ABSENT in faults.values():
+        return "missing", str(path)
+    return ("present" if all(file.checksums().values()) else "unverified"), str(path)
 
 
 def _file_fault(path: Path, checksum: str | None, file: WeightFile) -> str | None:
     """Return what is wrong with one file, as a predicate to its name, or None."""
-    if not path.is_file():
-        return "is a folder" if path.is_dir() else "does not exist"
+    try:
+        return _content_fault(path, checksum, file)
+    except FileNotFoundError:
+        return "is a link to a file that does not exist" if path.is_symlink() else _ABSENT
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _content_fault(path: Path, checksum: str | None, file: WeightFile) -> str | None:
+    """Return what is wrong with the content of one file, as a predicate to its name, or None."""
+    if path.exists() and not path.is_file():
+        return "is a folder" if path.is_dir() else "is no file"
     if checksum is not None:
         actual = sha256(path)
         if not actual.startswith(checksum):
             return f"is corrupt: its SHA-256 starts with {actual[:12]} instead of {checksum[:12]}"
-    elif path.stat().st_size < file.size / 2:
+        return None
+    with path.open("rb") as content:
+        size = content.seek(0, os.SEEK_END)
+    if size < file.size / 2:
         # Without a checksum, at least tell the file from the error page that Google Drive sends in its place.
-        return f"is corrupt: it has {format_size(path.stat().st_size)} instead of about {format_size(file.size)}"
+        return f"is corrupt: it has {format_size(size)} instead of about {format_size(file.size)}"
     return None
 
 

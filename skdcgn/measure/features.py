@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from scipy.linalg import LinAlgWarning
 from scipy.spatial.distance import pdist
@@ -88,17 +87,14 @@ def load_feature_network() -> InvariantCNN:
     Its `features` map images (B, 3, 32, 32) in [-1, 1] to (B, 64).
 
     Raises:
-        InputError: the package lacks the file.
+        InputError: the package lacks the file, or has a damaged one.
     """
-    file = resources.files("skdcgn") / "assets" / FEATURE_NETWORK
-    if not file.is_file():
-        raise InputError(
-            f"The package lacks assets/{FEATURE_NETWORK}: install it whole, or make the file with "
-            "`python -m skdcgn feature-network`."
-        )
-    model = InvariantCNN()
-    model.load_state_dict(safetensors.torch.load(file.read_bytes()))
-    return model.eval().requires_grad_(False)
+    with resources.as_file(resources.files("skdcgn") / "assets" / FEATURE_NETWORK) as file:
+        advice = "install the package whole, or make the file with `python -m skdcgn feature-network`"
+        if not file.is_file():
+            raise InputError(f"The package lacks assets/{FEATURE_NETWORK}: {advice}.")
+        state = weights.load_state_dict(file)
+        return weights.fill(InvariantCNN(), state, f"{file} is damaged ({advice})").requires_grad_(False)
 
 
 @torch.no_grad()

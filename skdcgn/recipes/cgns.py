@@ -31,7 +31,7 @@ from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.data.labels import balanced_labels
 from skdcgn.data.mnist import Dataset, make_dataset
 from skdcgn.data.weights import locate, save_state_dict
-from skdcgn.errors import InputError
+from skdcgn.errors import Unavailable
 from skdcgn.images import grid
 from skdcgn.measure import fidelity
 from skdcgn.measure.cgn import measure_cgn
@@ -153,7 +153,7 @@ def _authors_teacher(dataset: Dataset, device: torch.device) -> MNISTTeacher | N
         return None
     try:
         return mnist_teacher(dataset, locate(f"cgn_{dataset}_mnist"), device, f"CGN authors' {dataset} MNIST")
-    except InputError as error:
+    except Unavailable as error:
         warnings.warn(f"no comparison with the CGN authors' weights: {error}", stacklevel=2)
         return None
 

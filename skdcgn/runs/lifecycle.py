@@ -13,12 +13,14 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from tqdm import tqdm
 
 from skdcgn.distributed import broadcast, group, rank
 from skdcgn.errors import InputError, Interrupted
+from skdcgn.files import remove_checkpoint
 from skdcgn.runs.identity import Identity, flatten
 from skdcgn.runs.leases import Heartbeat, Lease, Watch
 from skdcgn.runs.plan import Case, Plan
@@ -244,6 +246,7 @@ def _recording(run: Run, store: Store, terminal: Terminal) -> Iterator[Run]:
         monitor.start()
         try:
             yield run
+            run.flush()
             run.check_held()
             status = "FINISHED"
         except (Interrupted, KeyboardInterrupt):
@@ -252,15 +255,17 @@ def _recording(run: Run, store: Store, terminal: Terminal) -> Iterator[Run]:
         except Busy:  # whoever has the run now says how it ends
             raise
         except BaseException as error:
-            run.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
+            with contextlib.suppress(MlflowException):  # a full disk need not keep the status from being written
+                run.set_tags({"error": f"{type(error).__name__}: {error}"[:500]})
             raise
         finally:
             monitor.finish()
             if not heartbeat.lost:
-                run.flush()
+                with contextlib.suppress(MlflowException):
+                    run.flush()
                 store.set_status(run.run_id, status)
             if status == "FINISHED":
-                run.checkpoint.unlink(missing_ok=True)
+                remove_checkpoint(run.checkpoint)
 
 
 def create(case: Case, store: Store, lease: Lease, force: str = "") -> Run:

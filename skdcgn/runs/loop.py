@@ -51,7 +51,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came in; a checkpoint was left.
     """
     seconds = 0.0
-    state = distributed.broadcast(load_checkpoint(run.checkpoint) if run.leads and run.checkpoint.exists() else None)
+    state = distributed.broadcast(load_checkpoint(run.checkpoint) if run.leads else None)
     if state is not None:
         trainer.load_state_dict(state["trainer"])
         seconds = state["seconds"]

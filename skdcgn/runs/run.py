@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from skdcgn.distributed import broadcast, world
@@ -89,7 +89,8 @@ class Run:
     @property
     def progress(self) -> str:
         """How far a resumed run had come: ` at step 250`, or nothing where it starts from the beginning."""
-        return f" at step {load_checkpoint(self.checkpoint)['trainer']['step']}" if self.checkpoint.exists() else ""
+        state = load_checkpoint(self.checkpoint)
+        return "" if state is None else f" at step {state['trainer']['step']}"
 
     def attend(self, interruption: Callable[[], Interruption], heartbeat: Heartbeat) -> None:
         """Set what asks the run to stop, and what keeps its lease."""
@@ -132,7 +133,7 @@ class Run:
     def log_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under a name; `Store.load_tensors` loads them again."""
         contiguous = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-        self.log_file(f"{name}.safetensors", lambda path: save_file(contiguous, path))
+        self.log_file(f"{name}.safetensors", lambda path: path.write_bytes(save(contiguous)))
 
     def log_file(self, name: str, write: Callable[[Path], object]) -> None:
         """Keep a file or folder under a name; `Store.artifact` gets it back.

@@ -17,7 +17,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skdcgn.errors import InputError
+from skdcgn.errors import InputError, disk_fault
 from skdcgn.runs.leases import Lease, Watch
 from skdcgn.runs.provenance import PROJECT
 
@@ -25,12 +25,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would ask the ne
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
+import sqlalchemy
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-for _chatty in ("mlflow.system_metrics", "mlflow.store.db.utils", "alembic"):
+for _chatty in ("mlflow.system_metrics", "alembic"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks of what it raises as well
+
+_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""How long a tracking server may take to answer at first; MLflow's own limits are minutes."""
 
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
 
@@ -52,9 +57,40 @@ def open_store(uri: str | None = None) -> "Store":
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_folder() / 'mlflow.db'}"
     try:
         return Store(uri)
-    except (MlflowException, OSError, sqlite3.Error) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the run store {uri} cannot be opened ({reason}): check MLFLOW_TRACKING_URI.") from None
+    except Exception as error:  # MLflow, SQLAlchemy, Alembic, SQLite and database drivers have errors of their own
+        reason = disk_fault(error, uri.removeprefix("sqlite:///")) or _reason(error)
+        raise InputError(f"the run store {uri} cannot be opened: {reason}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Say why a store cannot be opened, where it is not a disk's fault, and how to mend that."""
+    text = " ".join(str(error).split())
+    if "database schema" in text:
+        return f"another version of MLflow than this ({mlflow.__version__}) made it: use that one, or another store."
+    if "failed with exception" in text:
+        return "no server answers there: start it, or correct MLFLOW_TRACKING_URI."
+    return f"{text[:200].rstrip('.')}: correct MLFLOW_TRACKING_URI."
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "handle_error")
+def _name_database(context: sqlalchemy.engine.ExceptionContext) -> None:
+    """Have an error of SQLite say which file it is about."""
+    if context.engine is not None:
+        context.original_exception.filename = context.engine.url.database
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables inside a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +131,14 @@ class Store:
             self.folder = database.parent
             # Processes that create the tables at the same moment would fail: one of them does it, the others wait.
             with self.lock():
+                if not database.exists() or not database.stat().st_size:
+                    _create_database(database)
                 with contextlib.closing(sqlite3.connect(database)) as connection:
+                    connection.execute("SELECT * FROM sqlite_master")  # MLflow tries a damaged file for minutes
                     connection.execute("PRAGMA journal_mode=wal")  # several writers get in each other's way less
-                self.client = mlflow.MlflowClient(uri)
-                self.client.search_experiments(max_results=1)
-        else:
+        with environment(**{name: os.environ.get(name, limit) for name, limit in _FIRST_CALL.items()}):
             self.client = mlflow.MlflowClient(uri)
+            self.client.search_experiments(max_results=1)
 
     def lock(self) -> FileLock:
         """Return the lock that processes take in turns which decide what to make; it holds in one folder."""
@@ -225,6 +263,14 @@ class Store:
         for run in self.runs(experiment, "RUNNING"):
             if run.parent is None and watch.gone(run.run_id, run.tags):
                 self.set_status(run.run_id, "KILLED")
+
+
+def _create_database(path: Path) -> None:
+    """Create the database of a store, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        database = Path(folder) / path.name
+        mlflow.MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
+        database.rename(path)
 
 
 def _record(run: mlflow.entities.Run, experiment: str) -> RunRecord:

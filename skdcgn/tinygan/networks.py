@@ -232,15 +232,16 @@ def load_class_embedding(path: Path, config: TinyGANConfig) -> Tensor:
         InputError: the file is not such an array, or does not fit the config.
     """
     try:
-        embedding = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable .npy class embedding ({error}).") from None
+        embedding = torch.from_numpy(np.array(np.lib.format.open_memmap(path, mode="r")))  # pickles are refused
+    except Exception as error:  # a damaged file can raise almost anything
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} is not a readable .npy class embedding ({reason}): give a file of numbers.") from None
     if embedding.shape != (config.class_rows, config.class_dim):
         raise InputError(
-            f"{path} holds an array of shape {embedding.shape}, but the student's class embedding is "
+            f"{path} holds an array of shape {tuple(embedding.shape)}, but the student's class embedding is "
             f"({config.class_rows}, {config.class_dim}): set --student.class-rows and --student.class-dim to match."
         )
-    return torch.from_numpy(embedding)
+    return embedding
 
 
 def save_generator(generator: TinyGANGenerator, folder: Path) -> None:
@@ -262,6 +263,6 @@ def load_generator(folder: Path) -> TinyGANGenerator:
         prior = NoisePrior(**content.pop("prior", {}))
         generator = TinyGANGenerator(TinyGANConfig(**content), prior=prior)
         generator.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} does not hold a student (config.json and model.safetensors): {error}") from None
     return generator.eval()

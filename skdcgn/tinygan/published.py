@@ -51,7 +51,7 @@ def load_published_generator(path: Path, num_classes: int | None = None) -> Tiny
     try:
         config = _generator_config(state, num_classes)
         generator = TinyGANGenerator(config)
-    except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise InputError(
             f"{path} holds no TinyGAN generator ({error}): give a model_*.tar or generator_*.pt."
         ) from None

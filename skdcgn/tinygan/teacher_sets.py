@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from skdcgn import distributed
@@ -35,6 +36,14 @@ class TeacherSetConfig:
     """Draw the records as the published scripts did (see `records.draw_records`)."""
 
 
+@dataclass(frozen=True)
+class _Size:
+    """What a set's description says of its size."""
+
+    num_classes: PositiveInt
+    per_class: PositiveInt
+
+
 class TeacherSet:
     """A folder of records, a shard for each class, memory-mapped (see `data.shards`).
 
@@ -54,10 +63,11 @@ class TeacherSet:
         Raises:
             InputError: there is none at `folder`, or a shard is missing or damaged.
         """
-        description = read_description(folder, _KIND)
-        classes = range(description["num_classes"]) if classes is None else classes
-        self._shards = read_shards(folder, _KIND, [_name(label) for label in classes])
-        self._per_class = description["per_class"]
+        size = read_description(folder, _KIND, _Size)
+        classes = range(size.num_classes) if classes is None else classes
+        rows = {_name(label): size.per_class for label in classes}
+        self._shards = read_shards(folder, _KIND, rows, Records._fields)
+        self._per_class = size.per_class
 
     def __len__(self) -> int:
         return len(self._shards) * self._per_class

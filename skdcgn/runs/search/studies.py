@@ -1,8 +1,6 @@
 """Optuna's studies in the run store, to write and to read: a study is a run, its trials are runs below that one."""
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
-from skdcgn.runs.store import RunRecord, Store
+from skdcgn.runs.store import RunRecord, Store, environment
 
 if TYPE_CHECKING:
     from mlflow.optuna.storage import MlflowStorage
@@ -36,7 +34,7 @@ def study_storage(store: Store, experiment: str, description: str = "") -> "Mlfl
     from mlflow.optuna.storage import MlflowStorage  # slow to import, and for searches only
 
     # The storage begins with a client of MLflow's default store, which would be made in the working directory.
-    with _environment("MLFLOW_TRACKING_URI", store.uri):
+    with environment(MLFLOW_TRACKING_URI=store.uri):
         storage = MlflowStorage(store.experiment_id(experiment, description))
     storage._mlflow_client = _StudyClient(store.uri)
     return storage
@@ -74,20 +72,6 @@ class _StudyClient(mlflow.MlflowClient):
     def search_runs(self, experiment_ids: list[str], filter_string: str = "", **options: Any) -> Any:
         """Search runs, the oldest first: Optuna takes waiting trials in this order."""
         return super().search_runs(experiment_ids, filter_string, **{"order_by": ["attributes.start_time"], **options})
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable inside a block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from optuna.distributions import IntDistribution as IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from skdcgn.errors import InputError
+from skdcgn.files import remove_checkpoint
 from skdcgn.runs.identity import Identity
 from skdcgn.runs.leases import Heartbeat, Lease, Watch
 from skdcgn.runs.lifecycle import Terminal, identity_tags
@@ -226,7 +227,7 @@ class Sweep:
             raise
         run.flush()
         run.set_tags({"state": state.name.lower()})
-        run.checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(run.checkpoint)
         trial.set_user_attr("seconds", round(time.perf_counter() - start, 2))
         self.study.tell(trial, values, state)
         shown = "" if values is None else " ".join(f"{value:.4g}" for value in values)
@@ -249,7 +250,7 @@ class Sweep:
         self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         run = Run(self.store, trial._trial_id)
         run.set_tags({"state": "lost" if retry <= _RETRIES else "fail"})
-        run.checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(run.checkpoint)
 
     def table(self) -> pd.DataFrame:
         """Return the study so far, see `table`."""
