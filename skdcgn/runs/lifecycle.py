@@ -201,6 +201,7 @@ def claim(case: Case, store: Store, watch: Watch, force: str, terminal: Terminal
                 raise InputError(f"{busy}, which is this one: make it once.")
             raise busy
         if state.status == "finished":
+            store.remove_checkpoints([state.run])
             terminal.say(f"{case}: finished before, skipped (run {state.run.run_id})")
             return state.run
         lease = Lease.take()

@@ -35,6 +35,7 @@ _SETTINGS = {
     "distributed.worker.profile.enabled": False,  # it would look at the training 100 times a second
     "distributed.worker.daemon": False,  # so that a run may start processes
     "distributed.scheduler.allowed-failures": 10,  # a run that resumes may lose several workers
+    "distributed.deploy.lost-worker-timeout": "30s",  # a worker that died starts again: slowly, on a busy machine
     "distributed.scheduler.worker-saturation": 1.0,  # the longest task first, wherever there is room
     "distributed.admin.tick.limit": "1h",  # a busy worker is not a reason for a warning
 }
