@@ -103,7 +103,8 @@ def load_checkpoint(path: Path, device: "torch.device | str" = "cpu") -> dict[st
 
 def remove_checkpoint(path: Path) -> None:
     """Remove what `save_checkpoint` left, if it left anything."""
-    for candidate in (path, _previous(path)):
+    parts = path.parent.glob(f".{path.name}.*.part")  # of processes that were killed
+    for candidate in (*parts, _previous(path), path):
         candidate.unlink(missing_ok=True)
 
 

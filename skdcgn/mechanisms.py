@@ -167,6 +167,18 @@ class Source(Protocol):
         ...
 
 
+def render_finite(source: Source, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+    """Render a mechanism: numbers only, since pixels of 0 to 255 would not show that a teacher returns others.
+
+    Raises:
+        InputError: the source returns NaN or infinite values.
+    """
+    output = source.render(mechanism, noise, labels)
+    if not output.isfinite().all():
+        raise InputError(f"{source.name} returns NaN or infinite values for the {mechanism}: give sound weights.")
+    return output
+
+
 def in_chunks(function: Callable[[Tensor, Tensor], Tensor], noise: Tensor, labels: Tensor, size: int) -> Tensor:
     """Apply a function of noise (B, noise_dim) and labels (B,), such as a rendering, to at most `size` at a time."""
     pairs = zip(noise.split(size), labels.split(size), strict=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 import torch
 from distributed import Client
@@ -148,3 +149,15 @@ def refusal(
         return message
 
     return start
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of faults have counted."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    ended = [dict(report.user_properties) for report in reports if getattr(report, "when", "") == "teardown"]
+    rows = [properties["fault"] for properties in ended if "fault" in properties]
+    if rows:
+        table = pd.DataFrame(rows).groupby("kind", sort=True).sum()
+        table.loc["all"] = table.sum()
+        terminalreporter.section(f"faults, seed {os.environ.get('SKDCGN_FAULTS_SEED', '0')}")
+        terminalreporter.write_line(table.to_string())

@@ -57,6 +57,7 @@ def make_walk(run: Run, config: Config, needs: Mapping[str, RunRecord]) -> None:
     if config.seed == FAILING:
         raise ValueError("this way is closed")
     train(trainer, run, config.runtime, lambda step: None, (), "walk")
+    run.log_tensors("walk", trainer.place.state_dict())
     run.log_metrics("final", {"place": trainer.place.weight.item()})
 
 

@@ -99,7 +99,7 @@ def run(entries: Sequence[Entry], config: Config) -> None:
     """Run the suite.
 
     Raises:
-        InputError: `only` names no step, SKDCGN_DATA_DIR no folder, or there are no such workers.
+        InputError: `only` names no step, SKDCGN_DATA_DIR no folder, a file is damaged, or there are no such workers.
         Interrupted: SIGINT or SIGTERM came in; the runs left checkpoints.
         SystemExit: with code 1 where a run failed.
     """

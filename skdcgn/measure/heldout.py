@@ -13,7 +13,7 @@ from skdcgn.data.labels import balanced_labels
 from skdcgn.images import enlargement, fit_resolution, grid
 from skdcgn.measure.features import frechet_distance
 from skdcgn.measure.fidelity import fidelity
-from skdcgn.mechanisms import Mechanism, Source, in_chunks
+from skdcgn.mechanisms import Mechanism, Source, in_chunks, render_finite
 from skdcgn.randomness import stream
 from skdcgn.tinygan.networks import TinyGANGenerator
 from skdcgn.tinygan.records import Records
@@ -42,7 +42,9 @@ class HeldOut:
             features: maps RGB images (B, 3, H, W) in [-1, 1] to (B, D), for the Fréchet distance; None leaves it out.
         """
         self.mechanism, self.noise, self.labels, self._features = mechanism, noise, labels, features
-        self.teacher = in_chunks(partial(teacher.render, mechanism), noise, labels, _at_once(teacher.resolution))
+        self.teacher = in_chunks(
+            partial(render_finite, teacher, mechanism), noise, labels, _at_once(teacher.resolution)
+        )
         self._teacher_features = None if features is None else features(mechanism.to_image(self.teacher, 3))
 
     @classmethod

@@ -5,6 +5,7 @@ hosts and in other containers, it ends when it has not been renewed for a while 
 of different machines are never compared.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -140,7 +141,7 @@ class Heartbeat:
 
     def __init__(self, store: Leases, run_id: str, lease: Lease) -> None:
         self._store, self._run_id, self._lease = store, run_id, lease
-        self._end = threading.Event()
+        self._end, self._renewing, self._renewed = threading.Event(), threading.Lock(), time.monotonic()
         self._thread = threading.Thread(target=self._renew, name=f"heartbeat of run {run_id}", daemon=True)
         self._lost = False
 
@@ -154,15 +155,22 @@ class Heartbeat:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else took this process for dead: it must not write to the run any more."""
+        """Whether somebody else took this process for dead: it must not write to the run any more.
+
+        Where the last heartbeat is long ago, as after the process was stopped, the store is asked.
+        """
+        if time.monotonic() - self._renewed > 2 * self._lease.every:
+            self._beat()
         return self._lost
 
     def _renew(self) -> None:
         while not self._end.wait(self._lease.every) and not self._lost:
-            try:
-                self._lost = not self._store.is_held(self._run_id, self._lease)
-                if not self._lost:
-                    self._lease = replace(self._lease, beat=self._lease.beat + 1)
-                    self._store.set_tags(self._run_id, self._lease.tags)
-            except Exception:  # a server that restarts, a database that is locked: the next one may get through
-                continue
+            self._beat()
+
+    def _beat(self) -> None:
+        with self._renewing, contextlib.suppress(Exception):  # a server that restarts: the next one may get through
+            self._lost = self._lost or not self._store.is_held(self._run_id, self._lease)
+            if not self._lost:
+                self._lease = replace(self._lease, beat=self._lease.beat + 1)
+                self._store.set_tags(self._run_id, self._lease.tags)
+            self._renewed = time.monotonic()

@@ -216,6 +216,7 @@ def claim(case: Case, store: Store, watch: Watch, force: str, terminal: Terminal
                 raise InputError(f"{busy}, which is this one: make it once.")
             raise busy
         if state.status == "finished":
+            store.remove_checkpoints([state.run])
             terminal.say(f"{case}: finished before, skipped (run {state.run.run_id})")
             return state.run
         lease = Lease.take()
@@ -264,7 +265,6 @@ def _recording(run: Run, store: Store, terminal: Terminal) -> Iterator[Run]:
         monitor.start()
         try:
             yield run
-            run.check_held()
             run.flush()
             status = "FINISHED"
         except (Interrupted, KeyboardInterrupt):

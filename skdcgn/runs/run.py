@@ -119,7 +119,12 @@ class Run:
         self.store.set_tags(self.run_id, tags)
 
     def flush(self) -> None:
-        """Write the noted metrics to the store."""
+        """Write the noted metrics to the store.
+
+        Raises:
+            Busy: see `check_held`.
+        """
+        self.check_held()
         while self._pending:
             self.store.client.log_batch(self.run_id, metrics=self._pending[:_BATCH])
             self._pending = self._pending[_BATCH:]

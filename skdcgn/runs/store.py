@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skdcgn.errors import InputError, disk_fault
+from skdcgn.files import remove_checkpoint
 from skdcgn.runs.leases import Lease, Watch
 from skdcgn.runs.provenance import PROJECT
 
@@ -264,6 +265,13 @@ class Store:
         run = self.record(run_id)
         held = Lease.read(run.tags)
         return run.status == "RUNNING" and held is not None and held.key == lease.key
+
+    def remove_checkpoints(self, finished: Iterable[RunRecord]) -> None:
+        """Remove what finished runs left whose processes were killed at the very end."""
+        done = {run.run_id for run in finished}
+        for path in (self.folder / "checkpoints").glob("*.pt"):
+            if path.stem in done:
+                remove_checkpoint(path)
 
     def end_dead_runs(self, experiment: str, watch: Watch) -> None:
         """End as KILLED the runs whose process is gone, which a killed process cannot do itself; not trials."""

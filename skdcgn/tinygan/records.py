@@ -20,7 +20,7 @@ from skdcgn import distributed
 from skdcgn.data.imagenet import center_crop, image_folder, read_image
 from skdcgn.errors import InputError
 from skdcgn.images import to_float
-from skdcgn.mechanisms import Mechanism, Source, shuffle_patches
+from skdcgn.mechanisms import Mechanism, Source, render_finite, shuffle_patches
 from skdcgn.training import RandomState
 
 _READERS = 8  # threads: decoding releases Python's lock
@@ -63,16 +63,16 @@ def draw_records(
     if not published_code:
         return render_records(teacher, mechanism, noise, labels)
     if mechanism is Mechanism.SHAPE:
-        output = teacher.render(mechanism, noise, labels).to(noise.device)
+        output = render_finite(teacher, mechanism, noise, labels).to(noise.device)
     else:
         own_noise = teacher.sample_noise(len(labels), generator)  # rendered from, and never stored
-        output = shuffle_patches(teacher.render(mechanism, own_noise, labels).to(noise.device), generator)
+        output = shuffle_patches(render_finite(teacher, mechanism, own_noise, labels).to(noise.device), generator)
     return Records(noise, labels, _as_published_files(mechanism.to_image(output, 3)))
 
 
 def render_records(teacher: Source, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Records:
     """Return the records of given noise (B, noise_dim) and labels (B,); images are on the noise's device."""
-    output = teacher.render(mechanism, noise, labels).to(noise.device)
+    output = render_finite(teacher, mechanism, noise, labels).to(noise.device)
     return Records(noise, labels, mechanism.to_image(output, mechanism.channels))
 
 

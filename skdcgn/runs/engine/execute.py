@@ -20,7 +20,7 @@ from skdcgn.runs.run import Interruption
 from skdcgn.runs.store import RunRecord, Store
 
 _GRACE = 30.0  # seconds that runs have to write their checkpoints when they are asked to stop
-_LOOK = 10.0  # seconds between two looks for runs whose processes are gone
+_LOOK = 10.0  # seconds between two looks for runs whose processes are gone, and for workers that are
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Driver:
     """Executes tasks on the workers of a client."""
 
     def __init__(self, client: Client, store: Store, workers: int) -> None:
-        self._client, self._store, self._durations = client, store, Durations()
+        self._client, self._store, self._workers, self._durations = client, store, workers, Durations()
         self._progress = Progress(self._durations, workers)
         self._id = f"skdcgn-{uuid.uuid4().hex[:8]}"
         self._news: queue.SimpleQueue[tuple[str, Mapping[str, str]]] = queue.SimpleQueue()
@@ -82,6 +82,7 @@ class Driver:
         for experiment in sorted({task.experiment for task in new.values()} - self._finished.keys()):
             runs = self._store.runs(experiment, "FINISHED")[::-1]
             self._durations.learn(runs)
+            self._store.remove_checkpoints(runs)
             self._finished[experiment] = {run.tags.get("identity", ""): run for run in runs}
         found = {key: task.find(self._finished[task.experiment]) for key, task in new.items()}
         self.outcome.tasks |= new
@@ -127,6 +128,8 @@ class Driver:
             self._looked = time.monotonic()
             for experiment in self._finished:
                 self._store.end_dead_runs(experiment, self._watch)
+            if self._client.cluster is not None:
+                self._client.cluster.scale(self._workers)  # Dask gives up on a worker that dies while it starts
         self._progress.show()
 
     def _end(self, key: str) -> None:
