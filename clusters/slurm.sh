@@ -8,6 +8,7 @@
 #SBATCH --time=04:00:00
 #SBATCH --signal=B:TERM@60
 #SBATCH --output=mlruns/slurm-%A_%a.log
+
 # 32 jobs, eight at a time: one that ends makes room for the next. A worker takes about 1.5 GB. A minute before its time
 # is up, a job asks its runs to stop: they write checkpoints, and other workers resume them.
 exec clusters/worker.sh --scheduler-file "$SCHEDULER" --nworkers "$SLURM_CPUS_PER_TASK" --death-timeout 300

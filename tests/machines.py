@@ -18,7 +18,6 @@ from pathlib import Path
 
 import psutil
 
-from skdcgn.runs.identity import ASSETS
 from skdcgn.runs.provenance import PROJECT
 
 _ALONE = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
@@ -113,19 +112,17 @@ def cluster(folder: Path, machines: Mapping[str, Path], jobs: int, **environment
     Yields:
         The id of a process by each machine's name, whose descendants the workers are.
     """
-    dask, address = [sys.executable, "-m", "dask"], folder / "scheduler.json"
-    environment = {"DASK_CONFIG": str(ASSETS / "dask.yaml"), **environment}
-    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(address)]
+    scripts, address = PROJECT / "clusters", folder / "scheduler.json"
+    environment = {"SKDCGN_PYTHON": sys.executable, **environment}
+    options = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(address)]
     log = folder / "scheduler.log"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(process([*dask, "scheduler", *options], log, **environment))
+        stack.enter_context(process([str(scripts / "scheduler.sh"), *options], log, **environment))
         wait_for(address.exists, log)
-        options = ["--host", "127.0.0.1", "--nthreads", "1", "--nworkers", str(jobs), "--no-dashboard"]
-        options += ["--memory-limit", "0", "--scheduler-file", str(address)]
+        options = ["--host", "127.0.0.1", "--nworkers", str(jobs), "--scheduler-file", str(address)]
+        command = [str(scripts / "worker.sh"), *options]
         yield {
-            name: stack.enter_context(
-                process(on(name, place, [*dask, "worker", *options]), folder / f"{name}.log", **environment)
-            ).pid
+            name: stack.enter_context(process(on(name, place, command), folder / f"{name}.log", **environment)).pid
             for name, place in machines.items()
         }
 

@@ -2,28 +2,27 @@
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import distributed
 import pytest
+import yaml
 from fingerprint import compare, contents
 from machines import cluster, mlflow_server, on, possible, postgres, workers
 from walks import Walk, tree
 
 from experiments import mnist_kd
+from skdcgn.runs.identity import ASSETS
 from skdcgn.runs.leases import Lease
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.store import Store, open_store
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not possible(), reason="needs root on Linux, for machines with names of their own"),
-]
 
 WALKS = """
 from walks import tree
@@ -78,7 +77,9 @@ def drive(folder: Path, arguments: list[str], environment: dict[str, str], kill:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """What processes on all machines get."""
+    """What processes on all machines get; the test is skipped where there cannot be any."""
+    if not possible():
+        pytest.skip("needs root on Linux, for machines with names of their own")
     path = os.pathsep.join([str(PROJECT), str(PROJECT / "tests"), os.environ.get("PYTHONPATH", "")])
     return {"PYTHONPATH": path, "SKDCGN_HEARTBEAT": "0.5", "SKDCGN_OFFLINE": "1"}
 
@@ -103,6 +104,7 @@ def check_walks(made: Store, alone: Store) -> None:
             assert f"walks: {name} (run" in log.read_text()
 
 
+@pytest.mark.slow
 def test_two_machines_without_a_shared_folder(
     tmp_path: Path, empty_store: Path, walks: Store, digits: Store, environment: dict[str, str]
 ) -> None:
@@ -140,6 +142,7 @@ def database() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_all_the_time(
     tmp_path: Path, database: str, walks: Store, environment: dict[str, str]
 ) -> None:
@@ -153,3 +156,52 @@ def test_workers_that_are_killed_all_the_time(
             output = drive(shared, [str(script)], environment, nodes, 4)
         assert "resuming at step" in output
         check_walks(open_store(uri), walks)
+
+
+# --- what clusters/ holds
+
+
+def leaves(settings: Mapping[str, object], *path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every setting."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, *path, name)
+        else:
+            yield (*path, name)
+
+
+def test_the_settings_are_dasks() -> None:
+    known = yaml.safe_load((Path(distributed.__file__).parent / "distributed.yaml").read_text())
+    settings = list(leaves(yaml.safe_load((ASSETS / "dask.yaml").read_text())))
+    own = ("distributed", "nanny", "pre-spawn-environ")
+    assert len(settings) > 8
+    assert {path for path in settings if path[:3] != own} <= set(leaves(known))
+    assert {path[3] for path in leaves(known) if path[:3] == own} <= {path[3] for path in settings if path[:3] == own}
+
+
+def test_the_manifest_starts_what_is_there() -> None:
+    manifest = list(yaml.safe_load_all((PROJECT / "clusters" / "kubernetes.yaml").read_text()))
+    jobs = {each["metadata"]["name"]: each["spec"] for each in manifest if each["kind"] == "Job"}
+    services = {each["metadata"]["name"]: each["spec"] for each in manifest if each["kind"] == "Service"}
+    assert list(jobs) == ["skdcgn-scheduler", "skdcgn-workers", "skdcgn-driver"]
+    for name, job in jobs.items():
+        (container,) = job["template"]["spec"]["containers"]
+        assert os.access(PROJECT / container["command"][0], os.X_OK)
+        if name != "skdcgn-scheduler":
+            assert "tcp://skdcgn-scheduler:8786" in container["command"]
+    assert services["skdcgn-scheduler"]["ports"] == [{"port": 8786}]
+    assert services["skdcgn-scheduler"]["selector"] == jobs["skdcgn-scheduler"]["template"]["metadata"]["labels"]
+    assert jobs["skdcgn-workers"]["parallelism"] > 1
+
+
+@pytest.mark.parametrize("script", sorted((PROJECT / "clusters").glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_are_sound(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    page = PROJECT / "docs" / "clusters.md"
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+    assert len(links) > 4
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, Scheduler, SpecCluster, Worker
 from distributed.comm import CommClosedError
 from walks import FAILING, Walk, tree, walk
 
 from skdcgn.commands import execution
 from skdcgn.errors import InputError, Interrupted
 from skdcgn.runs.engine import worker
-from skdcgn.runs.engine.cluster import Where, connect
+from skdcgn.runs.engine.cluster import GPU, Where, connect
 from skdcgn.runs.engine.durations import Durations, chains
 from skdcgn.runs.engine.execute import Driver, Outcome
 from skdcgn.runs.engine.progress import Progress
 from skdcgn.runs.engine.tasks import Making, Stage
-from skdcgn.runs.engine.worker import TaskFailed
+from skdcgn.runs.engine.worker import Attendant, TaskFailed
 from skdcgn.runs.leases import Lease
 from skdcgn.runs.lifecycle import carry_out, create
 from skdcgn.runs.plan import Case, Plan
@@ -180,6 +180,26 @@ def test_a_worker_with_other_code_makes_nothing(client: Client, store: Store) ->
     reason = f"the worker on {socket.gethostname()} has other code than the driver (walks changed): update one of them."
     assert (failed.status, failed.reason) == ("input", reason)
     assert statuses(store) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_runs_on_cuda_go_to_workers_that_have_a_gpu(store: Store) -> None:
+    any_port = "127.0.0.1:0"
+    options = {"nthreads": 1, "dashboard_address": any_port}
+    specification = {
+        "plain": {"cls": Worker, "options": options},
+        "gpu": {"cls": Worker, "options": {**options, "resources": {GPU: 1}}},
+    }
+    scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard_address": any_port}}
+    runtime = replace(walk(0).config.runtime, device="cuda")
+    cases = [replace(case, config=replace(case.config, runtime=runtime)) for case in map(walk, range(4))]
+    with SpecCluster(specification, scheduler) as cluster, Client(cluster) as client:
+        client.register_plugin(Attendant())
+        outcome = Driver(client, store, 2).execute([stage(*cases)])
+        assert ended(outcome) == {"done": ["walk 0", "walk 1", "walk 2", "walk 3"]}
+        made = client.run(lambda dask_worker: sum("memory" in entry for entry in dask_worker.state.log))
+        names = {address: worker["id"] for address, worker in client.scheduler_info()["workers"].items()}
+        assert {names[address] for address, number in made.items() if number} == {"gpu"}
 
 
 # --- progress
