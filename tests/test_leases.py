@@ -120,6 +120,21 @@ def test_a_heartbeat_renews_survives_an_outage_and_notices_a_loss() -> None:
     assert board.writes == writes
 
 
+def test_a_process_that_was_stopped_asks_before_it_goes_on(clock: SimpleNamespace) -> None:
+    """Its heartbeat wakes up at the same time as its training, which must not be faster."""
+    board = Board(HERE)
+    heartbeat = Heartbeat(board, "run", HERE)  # never entered: its thread is still asleep
+    board.lease = replace(ELSEWHERE, key="another holder")
+    clock.monotonic = lambda: 2 * HERE.every
+    assert not heartbeat.lost  # as far as it knows
+    clock.monotonic = lambda: 2 * HERE.every + 1
+    board.broken = True
+    assert not heartbeat.lost
+    board.broken = False
+    assert heartbeat.lost
+    assert board.writes == 0
+
+
 def test_the_interval_of_heartbeats_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKDCGN_HEARTBEAT", "0.5")
     assert Lease.take().every == 0.5

@@ -222,6 +222,28 @@ def test_a_process_that_was_taken_for_dead_leaves_the_run_to_the_other(
     assert "error" not in finished.tags
 
 
+def test_nothing_is_written_to_a_run_that_was_lost(store: Store) -> None:
+    run = create(case(), store, Lease.take())
+    run.attend(Terminal().interruption, SimpleNamespace(lost=True))
+    run.log_metrics("final", {"weight": 1.0})
+    with pytest.raises(Busy, match=run.run_id):
+        run.flush()
+    assert not store.record(run.run_id).metrics
+
+
+def test_what_a_process_left_that_was_killed_at_the_very_end_is_removed(store: Store, done: Done) -> None:
+    finished = carry_out_one(store)
+    folder = store.folder / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    left = [folder / f"{finished.run_id}.pt{end}" for end in ("", ".previous")]
+    left.append(folder / f".{finished.run_id}.pt.12345678.part")
+    other = folder / "another.pt"
+    for path in (*left, other):
+        path.touch()
+    assert carry_out_one(store).run_id == finished.run_id
+    assert list(folder.iterdir()) == [other]
+
+
 def test_run_of_a_killed_process_does_not_stay_running_and_is_resumed(store: Store, done: Done) -> None:
     program = (
         "import os, signal, trivial\n"

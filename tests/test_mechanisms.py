@@ -15,10 +15,12 @@ from skdcgn.mechanisms import (
     draw_shifts,
     intervene,
     render_composed,
+    render_finite,
     shift_patches,
     shuffle_patches,
 )
 from skdcgn.randomness import stream
+from skdcgn.tinygan.records import draw_records
 
 
 @given(seed=st.integers(0, 10_000), channels=st.sampled_from([1, 3]))
@@ -150,3 +152,17 @@ def test_a_mask_serves_several_images_in_a_row(random_teacher: MNISTTeacher) -> 
     assert torch.equal(drawn.mask[0], drawn.mask[2])
     assert not torch.equal(drawn.mask[2], drawn.mask[3])
     assert torch.equal(drawn.images, compose(*drawn[2:]))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_teacher_that_returns_no_numbers_is_refused(
+    random_teacher: MNISTTeacher, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    """As pixels of 0 to 255 these would be black or white."""
+    given = random_teacher.sample_noise(2, stream(0, "noise")), torch.tensor([1, 2])
+    sound = random_teacher.render(Mechanism.TEXTURE, *given)
+    assert torch.equal(render_finite(random_teacher, Mechanism.TEXTURE, *given), sound)
+    sound[1, 0, 0, 0] = wrong
+    monkeypatch.setattr(random_teacher, "render", lambda *_: sound)
+    with pytest.raises(InputError, match="random CGN returns NaN or infinite values for the texture"):
+        draw_records(random_teacher, Mechanism.TEXTURE, given[1], stream(0, "records"))
