@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distributed import Reschedule, Worker, WorkerPlugin, get_worker, rejoin, secede
 
-from skdcgn.errors import InputError, Interrupted
+from skdcgn.errors import InputError, Interrupted, disk_fault
 from skdcgn.runs.engine.tasks import Task
 from skdcgn.runs.lifecycle import Terminal
 from skdcgn.runs.run import Busy, Interruption, Run
@@ -163,6 +163,8 @@ def perform(task: Task, driver: str, uri: str, needs: Mapping[str, str]) -> str:
             raise Reschedule from None
         raise TaskFailed("interrupted", str(error), _named(log)) from None
     except Exception as error:
+        if told := disk_fault(error):
+            raise TaskFailed("input", told, _named(log)) from None
         raise TaskFailed("error", f"{type(error).__name__}: {error}", _named(log)) from None
 
 
