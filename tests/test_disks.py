@@ -233,7 +233,7 @@ def test_a_run_on_a_disk_that_fills_up_ends_as_failed_and_is_resumed(
     store: Store, said: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def do(run: Run, config: Config, _: object) -> None:
-        if not run.resumed:
+        if not run.reopened:
             limited(store, "PRAGMA max_page_count = 1")  # that is: no more than it has
         for step in range(1, 5001):
             run.log_metrics("loss", {"a": step}, step)

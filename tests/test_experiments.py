@@ -23,6 +23,8 @@ from skdcgn.commands import execution, experiment
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.students import load_student
+from skdcgn.runs.leases import Lease
+from skdcgn.runs.lifecycle import carry_out, create
 from skdcgn.runs.provenance import PROJECT
 from skdcgn.runs.store import Store, open_store
 
@@ -213,6 +215,16 @@ def test_mnist_kd_on_digits_without_data_or_network(
     assert _main(monkeypatch, "--dataset", "digits", "--runtime.threads", "1") == 0
     assert capsys.readouterr().out.count("finished before, skipped") == 5  # three students, all together, their teacher
     assert len(store.runs("mnist_kd")) == 4
+
+
+def test_a_student_that_was_killed_before_its_first_step_keeps_what_it_was_then(digits: Store) -> None:
+    plan = mnist_kd.plan(replace(mnist_kd.DEFAULTS["smoke"], dataset="digits", mechanism="shape"))
+    (case,) = plan.cases
+    run = create(case, digits, Lease.take())
+    digits.set_status(run.run_id, "KILLED")
+    carry_out(plan, digits)
+    assert digits.record(run.run_id).status == "FINISHED"
+    assert "heldout_0000000.safetensors" in digits.files(run.run_id)
 
 
 @pytest.mark.data

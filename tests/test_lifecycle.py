@@ -118,7 +118,7 @@ def test_a_run_that_ends_early_says_how_and_is_resumed(
     assert ended.tags.get("error") == (f"{type(error).__name__}: {error}" if status == "FAILED" else None)
 
     resumed: list[bool] = []
-    monkeypatch.setattr(Work, "do", lambda run, config, needs: resumed.append(run.resumed))
+    monkeypatch.setattr(Work, "do", lambda run, config, needs: resumed.append(run.reopened))
     assert carry_out_one(store).run_id == ended.run_id
     assert resumed == [True]
     assert f"trivial: run: resuming (run {ended.run_id})" in capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_metrics_that_wait_reach_the_store_however_the_run_ends(store: Store, mo
         run.log_metrics("loss", {"a": 1}, 1)
         run.checkpoint.parent.mkdir(exist_ok=True)
         run.checkpoint.touch()
-        if not run.resumed:
+        if not run.reopened:
             raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(Work, "do", do)

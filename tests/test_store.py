@@ -16,6 +16,7 @@ from trivial import Config, case
 
 from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.errors import InputError
+from skdcgn.files import save_checkpoint
 from skdcgn.recipes.students import STUDENT, load_student
 from skdcgn.runs.leases import Lease
 from skdcgn.runs.lifecycle import create
@@ -53,7 +54,7 @@ def test_resumed_run_logs_no_step_twice(store: Store, run: Run) -> None:
         run.log_metrics("loss", {"pixel": 1 / step}, step)
     run.log_image("teacher/over student", pixels, 2)
     run.flush()
-    resumed = Run(store, run.run_id, resumed=True)
+    resumed = Run(store, run.run_id, reopened=True)
     for step in (2, 3, 4):  # the last checkpoint was of step 1
         resumed.log_metrics("loss", {"pixel": 1 / step}, step)
         resumed.log_image("teacher/over student", pixels, step)
@@ -62,6 +63,13 @@ def test_resumed_run_logs_no_step_twice(store: Store, run: Run) -> None:
     assert [metric.step for metric in logged] == [1, 2, 3, 4]
     images = [path for path in store.files(run.run_id, "images") if path.endswith(".png")]
     assert sorted(int(path.split("+step+")[1].split("+")[0]) for path in images) == [2, 3, 4]
+
+
+def test_a_run_is_resumed_where_it_left_a_checkpoint(store: Store, run: Run) -> None:
+    assert not Run(store, run.run_id, reopened=True).resumed
+    save_checkpoint(run.checkpoint, {"trainer": {"step": 4}})
+    assert Run(store, run.run_id, reopened=True).resumed
+    assert not run.resumed
 
 
 def test_history_has_the_later_value_of_a_step_that_was_logged_twice(store: Store, run: Run) -> None:

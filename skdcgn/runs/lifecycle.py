@@ -221,7 +221,7 @@ def claim(case: Case, store: Store, watch: Watch, force: str, terminal: Terminal
             return state.run
         lease = Lease.take()
         if state.status == "resumable":
-            run = Run(store, state.run.run_id, lease, resumed=True)
+            run = Run(store, state.run.run_id, lease, reopened=True)
             store.set_tags(run.run_id, lease.tags)
             store.set_status(run.run_id, "RUNNING")
             if "error" in state.run.tags:
@@ -245,7 +245,7 @@ def _settle(case: Case, store: Store, run: Run, force: str) -> None:
     others = [other for other in same if other.run_id != run.run_id]
     first = [other for other in others if "begun" in other.tags or other.run_id < run.run_id]
     if first:
-        if run.resumed:
+        if run.reopened:
             store.set_status(run.run_id, "KILLED")
         else:
             store.client.delete_run(run.run_id)
@@ -258,7 +258,7 @@ def _settle(case: Case, store: Store, run: Run, force: str) -> None:
 @contextlib.contextmanager
 def _recording(run: Run, store: Store, terminal: Terminal) -> Iterator[Run]:
     """Run a block as a run that ends FINISHED, KILLED (on a signal) or FAILED (on any other error)."""
-    monitor = SystemMetricsMonitor(run.run_id, resume_logging=run.resumed, tracking_uri=store.uri)
+    monitor = SystemMetricsMonitor(run.run_id, resume_logging=run.reopened, tracking_uri=store.uri)
     status = "FAILED"
     with Heartbeat(store, run.run_id, run.lease) as heartbeat, terminal.output(run):
         run.attend(terminal.interruption, heartbeat)

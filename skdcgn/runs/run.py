@@ -5,6 +5,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,27 @@ class Run:
     leads = True
     """Whether this process logs: of several, as torchrun starts them, only the first."""
 
-    def __init__(self, store: Store, run_id: str, lease: Lease | None = None, resumed: bool = False) -> None:
-        self.store, self.run_id, self.lease, self.resumed = store, run_id, lease, resumed
+    def __init__(self, store: Store, run_id: str, lease: Lease | None = None, reopened: bool = False) -> None:
+        """Take hold of a run, a new one or one that was interrupted and is `reopened`."""
+        self.store, self.run_id, self.lease, self.reopened = store, run_id, lease, reopened
         self.interruption: Callable[[], Interruption] = Interruption
         self._heartbeat: Heartbeat | None = None
         self.checkpoint = store.folder / "checkpoints" / f"{run_id}.pt"
         self._pending: list[Metric] = []
         self._logged: dict[str, int] = {}
         self._images: set[tuple[str, int]] = set()
-        if resumed:
+        if reopened:
             for key in store.record(run_id).metrics:
                 self._logged[key] = store.history(run_id, key)[-1][0]
             for file in store.files(run_id, "images"):
                 found = re.match(r"images/(.+)\+step\+(\d+)\+", file)
                 if found:
                     self._images.add((found[1].replace("~", "/"), int(found[2])))
+
+    @cached_property
+    def resumed(self) -> bool:
+        """Whether it goes on from a checkpoint: then what comes before the first step, when this is asked, is there."""
+        return self.reopened and load_checkpoint(self.checkpoint) is not None
 
     @property
     def progress(self) -> str:

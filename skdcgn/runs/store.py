@@ -25,6 +25,9 @@ from skdcgn.runs.provenance import PROJECT
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would ask the network
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault(
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+)  # a server's, in the middle of the progress line
 
 import mlflow
 import sqlalchemy
