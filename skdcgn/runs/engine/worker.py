@@ -151,7 +151,7 @@ def perform(task: Task, driver: str, uri: str, needs: Mapping[str, str]) -> str:
     """
     log = None
     try:
-        store = open_store(uri)
+        store = open_store(uri, patient=True)
         log = _Log(task, driver, store)
         log.asked.check()
         found = {name: store.record(run_id) for name, run_id in needs.items()}
