@@ -47,13 +47,14 @@ _SQLITE = {
     "MLFLOW_TRACKING_URI.",
     "database is locked": "{} is locked by another process: wait for that or end it, and start the same command again.",
     "is not a database": "{} is no SQLite database: name another store in MLFLOW_TRACKING_URI.",
+    "failed with exception": "{} does not answer: start its server, or correct MLFLOW_TRACKING_URI.",
     "disk image is malformed": "{} is damaged: restore it from a copy, or name another store in MLFLOW_TRACKING_URI.",
 }
-"""What SQLite says, which MLflow, SQLAlchemy and tracking servers hand on, and what to say instead."""
+"""What SQLite says, which MLflow, SQLAlchemy and servers hand on, or MLflow of a server, and what to say instead."""
 
 
 def disk_fault(error: BaseException | None, store: str = "") -> str | None:
-    """Return one sentence on what a disk or SQLite refused, if that is behind an error, else None.
+    """Return one sentence on what a disk, SQLite or a server refused, if that is behind an error, else None.
 
     Args:
         error: its causes are looked at as well, since MLflow and SQLAlchemy wrap what SQLite says.

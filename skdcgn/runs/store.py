@@ -50,18 +50,19 @@ def default_folder() -> Path:
     return (PROJECT if (PROJECT / "pyproject.toml").exists() else Path.cwd()) / "mlruns"
 
 
-def open_store(uri: str | None = None) -> "Store":
+def open_store(uri: str | None = None, patient: bool = False) -> "Store":
     """Open the run store, creating it where it does not exist yet.
 
     Args:
         uri: an MLflow tracking URI; by default `MLFLOW_TRACKING_URI`, or else the local SQLite store.
+        patient: wait for a server that does not answer as long as MLflow does, minutes: it was there before.
 
     Raises:
         InputError: the store cannot be opened.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{default_folder() / 'mlflow.db'}"
     try:
-        return Store(uri)
+        return Store(uri, patient)
     except Exception as error:  # MLflow, SQLAlchemy, Alembic, SQLite and database drivers have errors of their own
         reason = disk_fault(error, uri.removeprefix("sqlite:///")) or _reason(error)
         raise InputError(f"the run store {uri} cannot be opened: {reason}") from None
@@ -72,8 +73,6 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "database schema" in text:
         return f"another version of MLflow than this ({mlflow.__version__}) made it: use that one, or another store."
-    if "failed with exception" in text:
-        return "no server answers there: start it, or correct MLFLOW_TRACKING_URI."
     return f"{text[:200].rstrip('.')}: correct MLFLOW_TRACKING_URI."
 
 
@@ -127,7 +126,7 @@ class RunRecord:
 class Store:
     """A run store: what experiments write to, and the analysis reads."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, patient: bool = False) -> None:
         self.uri = uri
         self.folder = default_folder()
         self.local = uri.startswith("sqlite:///")
@@ -141,7 +140,8 @@ class Store:
                 with contextlib.closing(sqlite3.connect(database)) as connection:
                     connection.execute("SELECT * FROM sqlite_master")  # MLflow tries a damaged file for minutes
                     connection.execute("PRAGMA journal_mode=wal")  # several writers get in each other's way less
-        with environment(**{name: os.environ.get(name, limit) for name, limit in _FIRST_CALL.items()}):
+        limits = {} if patient else {name: os.environ.get(name, limit) for name, limit in _FIRST_CALL.items()}
+        with environment(**limits):
             self.client = mlflow.MlflowClient(uri)
             self.client.search_experiments(max_results=1)
 

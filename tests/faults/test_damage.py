@@ -38,7 +38,7 @@ from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig
 
 pytestmark = pytest.mark.faults
 kind = pytest.mark.parametrize
-WIDTH = 8
+WIDTH = 4
 
 
 def truncate(content: bytes, chance: random.Random) -> bytes:

@@ -28,7 +28,7 @@ from skdcgn.runs.store import Store
 
 pytestmark = pytest.mark.faults
 kind = pytest.mark.parametrize
-WIDTH = 8
+WIDTH = 4
 
 
 class Cluster:
@@ -102,7 +102,7 @@ def test_cluster_walks(store: Store, tmp_path: Path, row: Row, chance: random.Ra
             "driver": driver,
         }
         options = ["--scheduler", str(cluster.file)]
-        Storm(row, 20, chance, journal).rage(walks(store, tmp_path, WIDTH, options, begun), strikes)
+        Storm(row, 15, chance, journal).rage(walks(store, tmp_path, WIDTH, options, begun), strikes)
     finally:
         cluster.close()
     assert "Traceback" not in (tmp_path / "driver.log").read_text()

@@ -31,6 +31,6 @@ def test_real_runs(
     strikes = {name: any_worker(chance) for name in "abc"} | {"driver": driver, "everything": everything}
 
     commands = iter([Work(store, ["real"], tmp_path / "log")])
-    Storm(row, 12, chance, journal).rage(commands, strikes)
+    Storm(row, 10, chance, journal).rage(commands, strikes)
     assert len(undisturbed) == 15
     judge(row, store, undisturbed, journal)

@@ -1,4 +1,4 @@
-"""Processes that stop for longer than their lease, and clocks that are moved back, while others go on."""
+"""Signals that ask to end, processes that stop for longer than their lease, and clocks that are moved back."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ from skdcgn.runs.store import Store
 
 pytestmark = pytest.mark.faults
 kind = pytest.mark.parametrize
-WIDTH = 8
+WIDTH = 4
 MACHINE = ["unshare", "--pid", "--uts", "--fork", "--mount-proc"]
 BEAT = 0.2
 
@@ -33,7 +33,7 @@ def test_stopped_workers(store: Store, tmp_path: Path, row: Row, chance: random.
             machine.start()
         while any(machine.process.poll() is None for machine in machines):
             workers = chance.choice(machines).children()
-            if row.injected < 10 and workers and store.runs("walks", "RUNNING"):
+            if row.injected < 8 and workers and store.runs("walks", "RUNNING"):
                 time.sleep(chance.uniform(0, 1))
                 row.injected += stop(workers, chance.uniform(2, 4))
                 journal.take(store)
@@ -41,7 +41,7 @@ def test_stopped_workers(store: Store, tmp_path: Path, row: Row, chance: random.
         for machine in machines:
             assert machine.process.returncode == 0, machine.log.read_text()[-3000:]
             assert "Traceback" not in machine.log.read_text()
-        if row.injected == 10:
+        if row.injected == 8:
             break
     judge(row, store, references(number + 1, WIDTH), journal)
     assert any("being made by process" in machine.log.read_text() for machine in machines)
@@ -74,7 +74,31 @@ def test_clocks(store: Store, tmp_path: Path, row: Row, chance: random.Random, j
 
     settings = {"FAULTS_CLOCK": str(clock)}
     commands = walks(store, tmp_path, WIDTH, begun=begun, environment=settings)
-    Storm(row, 6, chance, journal, at_work_only=True).rage(commands, {"move": move})
+    Storm(row, 5, chance, journal, at_work_only=True).rage(commands, {"move": move})
     judge(row, store, references(len(begun), WIDTH), journal)
     assert min(run.start_time for run in finished(store)).timestamp() < time.time() - 60  # it did move
     wait_for(lambda: not at_work(store))
+
+
+@kind("row", ["SIGTERM or SIGINT of the driver: walks"], indirect=True)
+def test_signals(store: Store, tmp_path: Path, row: Row, chance: random.Random, journal: Journal) -> None:
+    begun: list[int] = []
+
+    def interrupt(work: Work) -> bool:
+        """Ask the driver to end: it does so in time, says so in one sentence, and no run is left RUNNING."""
+        signum = chance.choice([signal.SIGTERM, signal.SIGINT])
+        before = len(work.log.read_text())
+        work.process.send_signal(signum)
+        work.process.wait(60)
+        told = work.log.read_text()[before:]
+        if work.process.returncode == 0:  # it was just about to end
+            return False
+        assert work.process.returncode == 128 + signum, told
+        assert told.count("the same command resumes") == 1, told
+        assert "Traceback" not in told
+        assert not [name for name in store.experiments() if store.runs(name, "RUNNING")]
+        return True
+
+    commands = walks(store, tmp_path, WIDTH, begun=begun)
+    Storm(row, 5, chance, journal, at_work_only=True).rage(commands, {"interrupt": interrupt})
+    judge(row, store, references(len(begun), WIDTH), journal)

@@ -15,8 +15,7 @@ from skdcgn.runs.lifecycle import Terminal
 from skdcgn.runs.run import Busy, Interruption, Run
 from skdcgn.runs.store import Store, open_store
 
-_LOOK = 1.0  # seconds between two looks at a run that another process is at, or at a store that does not answer
-_OUTAGE = 120.0  # seconds to wait for a store to answer
+_LOOK = 1.0  # seconds between two looks at a run that another process is at
 
 
 class TaskFailed(Exception):
@@ -69,14 +68,8 @@ class Attendant(WorkerPlugin):
         Raises:
             InputError: it does not.
         """
-        end = time.monotonic() + _OUTAGE
-        while uri not in self._stores:
-            try:
-                self._stores[uri] = open_store(uri)
-            except InputError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(_LOOK)
+        if uri not in self._stores:
+            self._stores[uri] = open_store(uri, patient=True)
         return self._stores[uri]
 
     def interruption(self, driver: str) -> Interruption:
