@@ -1,5 +1,6 @@
 """The engine: tasks on workers, what is skipped, fails, waits and is taken over; progress; Ctrl-C."""
 
+import errno
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from distributed.comm import CommClosedError
 from walks import FAILING, Walk, tree, walk
 
 from skdcgn.commands import execution
-from skdcgn.errors import InputError, Interrupted
+from skdcgn.errors import InputError, Interrupted, disk_fault
 from skdcgn.runs.engine import worker
 from skdcgn.runs.engine.cluster import GPU, Where, connect
 from skdcgn.runs.engine.durations import Durations, chains
@@ -167,6 +168,21 @@ def test_while_another_process_is_at_a_run_others_are_made(
     assert busy.run_id in {run.run_id for run in outcome.runs.values()}
     assert statuses(store) == ["FINISHED"] * 3
     assert "being made by process 1 on another-host" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_disk_refuses_is_told_in_a_sentence(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run.pt")
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(Walk, "training_step", refuse)
+    outcome = Driver(client, store, 1).execute([stage(walk(0))])
+    (failed,) = outcome.failed.values()
+    assert (failed.status, failed.reason) == ("input", disk_fault(full))
 
 
 @pytest.mark.usefixtures("quick")

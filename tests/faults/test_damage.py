@@ -63,6 +63,7 @@ DAMAGES = (truncate, empty, flip)
 @kind("row", ["checkpoint truncated, empty or with a flipped bit: walks"], indirect=True)
 def test_checkpoints(store: Store, row: Row, chance: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt walks again and again, damage what they left, and let them end."""
+    expected = references(1, WIDTH)
     monkeypatch.setattr(Walk, "pause", 0.0)
     step = Walk.training_step
     ends = {"in": chance.randrange(5, 12)}
@@ -84,7 +85,7 @@ def test_checkpoints(store: Store, row: Row, chance: random.Random, monkeypatch:
         for checkpoint in (store.folder / "checkpoints").glob("*.pt"):
             checkpoint.write_bytes(DAMAGES[row.injected % 3](checkpoint.read_bytes(), chance))
             row.injected += 1
-    judge(row, store, references(1, WIDTH))
+    judge(row, store, expected)
 
 
 @kind("row", ["shard of a teacher set truncated, empty or with a flipped bit"], indirect=True)

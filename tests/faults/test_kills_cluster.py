@@ -7,7 +7,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import Journal, Row, Storm, Work, begin, judge, kill, references, wait_for, walks, workers_below
+from harness import (
+    PATIENCE,
+    Journal,
+    Row,
+    Storm,
+    Work,
+    at_work,
+    begin,
+    judge,
+    kill,
+    references,
+    wait_for,
+    walks,
+    workers_below,
+)
 from strikes import driver
 
 from skdcgn.runs.store import Store
@@ -64,9 +78,14 @@ class Cluster:
         return True
 
     def kill_scheduler(self, work: Work) -> bool:
-        """Kill the scheduler: the driver should notice, and end; then start all anew."""
+        """Kill the scheduler: the driver notices, says so in a sentence, and ends; then start all anew."""
+        busy, before = bool(at_work(work.store)), len(work.log.read_text())
         kill(self.scheduler)
-        work.process.wait(120)
+        work.process.wait(PATIENCE)
+        if busy:
+            told = work.log.read_text()[before:]
+            assert work.process.returncode == 2, told
+            assert "error: the Dask scheduler is gone: start it again" in told
         self.close()
         self._start()
         return True

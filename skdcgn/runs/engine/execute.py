@@ -59,6 +59,9 @@ class Driver:
 
         A task that fails stops only those that need its run. A stage is followed by what comes `then` if all of its
         tasks have ended well.
+
+        Raises:
+            InputError: the scheduler is gone.
         """
         self._client.subscribe_topic(self._id, lambda event: self._news.put((event[1]["key"], event[1])))
         try:
@@ -73,7 +76,8 @@ class Driver:
             self._progress.close()
             if self._futures:
                 self._progress.say(self._progress.busy())
-            self._client.cancel(list(self._futures.values()))
+            if self._client.status == "running":
+                self._client.cancel(list(self._futures.values()))
         return self.outcome
 
     def _begin(self, stages: Sequence[Stage]) -> None:
@@ -139,11 +143,11 @@ class Driver:
             outcome.runs[key] = self._store.record(future.result())
             self._progress.ended(task)
             return
-        error = future.exception() if future.status == "error" else None
-        if (
-            error is None
-            or (isinstance(error, TaskFailed) and error.status == "interrupted")
-            or any(need in self._futures and self._futures[need].status != "finished" for need in task.needs.values())
+        if future.cancelled():  # by Dask's client, all of them at once: nobody else cancels any
+            raise InputError("the Dask scheduler is gone: start it again, then the same command, which goes on.")
+        error = future.exception()
+        if (isinstance(error, TaskFailed) and error.status == "interrupted") or any(
+            need in self._futures and self._futures[need].status != "finished" for need in task.needs.values()
         ):
             outcome.not_run.add(key)
             self._progress.ended(task, "not run")
