@@ -27,12 +27,12 @@ from skdcgn.runs.store import Store, open_store
 WALKS = """
 from walks import tree
 from skdcgn import cli
-from skdcgn.commands import experiment
+from skdcgn.commands import execution
 from skdcgn.runs.engine.cluster import Where
 from skdcgn.runs.store import open_store
 
 def work():
-    experiment.check(experiment.execute([tree(4, steps=STEPS)], open_store(), Where(scheduler="FILE"), ""))
+    execution.check(execution.execute([tree(4, steps=STEPS)], open_store(), Where(scheduler="FILE"), ""))
 
 if __name__ == "__main__":
     cli.entry(work)
