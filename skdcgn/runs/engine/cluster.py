@@ -15,6 +15,8 @@ from skdcgn.errors import InputError
 from skdcgn.runs.engine.worker import Attendant
 from skdcgn.runs.store import Store
 
+logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it prints tracebacks of what it tries again
+
 GPU = "GPU"
 """The resource of workers that have a GPU, as in `dask worker --resources GPU=1`."""
 
