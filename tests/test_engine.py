@@ -171,6 +171,30 @@ def test_while_another_process_is_at_a_run_others_are_made(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_scheduler_that_is_gone_is_told(client: Client, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client cancels everything then: nothing failed, but nothing is done either."""
+    submit = Driver._submit
+
+    def lost(driver: Driver, task: Making, priority: float) -> None:
+        submit(driver, task, priority)
+        driver._futures[task.key].cancel()
+
+    monkeypatch.setattr(Driver, "_submit", lost)
+    with pytest.raises(InputError, match="the Dask scheduler is gone: start it again"):
+        Driver(client, store, 1).execute([stage(walk(0))])
+
+
+@pytest.mark.usefixtures("quick")
+def test_workers_that_are_gone_are_replaced(client: Client, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives up on a worker that dies while it starts."""
+    asked: list[int] = []
+    monkeypatch.setattr(client.cluster, "scale", asked.append)
+    monkeypatch.setattr("skdcgn.runs.engine.execute._LOOK", 0.0)
+    Driver(client, store, 3).execute([stage(walk(0))])
+    assert set(asked) == {3}
+
+
+@pytest.mark.usefixtures("quick")
 def test_what_a_disk_refuses_is_told_in_a_sentence(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

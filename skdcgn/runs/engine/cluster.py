@@ -17,6 +17,8 @@ from skdcgn.runs.engine.worker import Attendant
 from skdcgn.runs.identity import ASSETS
 from skdcgn.runs.store import Store
 
+logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it prints tracebacks of what it tries again
+
 GPU = "GPU"
 """The resource of workers that have a GPU, as in `dask worker --resources GPU=1`."""
 
