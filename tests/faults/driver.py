@@ -15,7 +15,7 @@ from walks import tree
 
 from experiments import mnist_kd, sweep_kl, table1_shape_im
 from skdcgn import cli
-from skdcgn.commands import experiment
+from skdcgn.commands import execution
 from skdcgn.recipes.sweep import DistillationSearch
 from skdcgn.runs.engine.cluster import Where
 from skdcgn.runs.plan import Plan
@@ -45,7 +45,7 @@ def work() -> None:
     """Run it."""
     arguments, _, scheduler = " ".join(sys.argv[1:]).partition(" --scheduler ")
     where = Where(scheduler=scheduler) if scheduler else Where(2)
-    experiment.check(experiment.execute(planned(*arguments.split()), open_store(), where, ""))
+    execution.check(execution.execute(planned(*arguments.split()), open_store(), where, ""))
 
 
 if __name__ == "__main__":

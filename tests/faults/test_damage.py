@@ -22,17 +22,18 @@ from walks import Walk, tree
 from experiments import mnist_kd
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher, mnist_teacher
+from skdcgn.configs.tinygan import PUBLISHED_MNIST
 from skdcgn.counterfactuals.datasets import CounterfactualSet
 from skdcgn.data import weights
 from skdcgn.errors import InputError
 from skdcgn.files import load_checkpoint
 from skdcgn.mechanisms import Mechanism
-from skdcgn.recipes.sources import MNISTTeacherConfig
+from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.recipes.sweep import stage_of
 from skdcgn.runs.engine.execute import Driver
 from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.store import Store
-from skdcgn.tinygan.networks import PUBLISHED_MNIST, load_class_embedding, load_generator
+from skdcgn.tinygan.networks import load_class_embedding, load_generator
 from skdcgn.tinygan.published import load_published_generator
 from skdcgn.tinygan.teacher_sets import TeacherSet, TeacherSetConfig
 
