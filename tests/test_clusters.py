@@ -47,13 +47,13 @@ def drive(folder: Path, arguments: list[str], environment: dict[str, str], kill:
         arguments: of Python.
         environment: more variables.
         kill: machines of which a worker is killed now and then, in turns; see `cluster`.
-        every: seconds between two killings.
+        every: seconds between two killings, or more: until a checkpoint is written, lest nobody gets anywhere.
     """
     command = on("driver", folder, [sys.executable, *arguments])
     log = folder / "driver.log"
     with log.open("w") as file:
         driver = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=subprocess.STDOUT)
-    killed = 0
+    killed, last, checkpoints = 0, 0.0, folder / "checkpoints"
     try:
         for number, pid in enumerate(itertools.cycle(kill.values() or [0])):
             try:
@@ -61,7 +61,8 @@ def drive(folder: Path, arguments: list[str], environment: dict[str, str], kill:
                 break
             except subprocess.TimeoutExpired:
                 alive = workers(pid) if kill else []
-                if alive:
+                if alive and checkpoints.exists() and checkpoints.stat().st_mtime > last:
+                    last = checkpoints.stat().st_mtime
                     alive[number // len(kill) % len(alive)].kill()
                     killed += 1
             assert number * every < 900
