@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,7 @@ from experiments.presets import CGNS
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
 from skdcgn.commands import experiment
+from skdcgn.measure import cost
 from skdcgn.randomness import seeded
 from skdcgn.runs import store as run_store
 from skdcgn.runs.engine.worker import Attendant
@@ -29,6 +31,12 @@ from skdcgn.runs.lifecycle import carry_out
 from skdcgn.runs.plan import Plan
 
 torch.set_num_threads(1)  # tiny networks; two threads would wait for each other where cores are shared
+
+
+@pytest.fixture(autouse=True)
+def brief_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time each network once: for tests it need not be exact, and of a miniature a call takes a fifth of a second."""
+    monkeypatch.setattr(cost, "latency_ms", partial(cost.latency_ms, repeats=1, warmup=0))
 
 
 @pytest.hookimpl(wrapper=True)

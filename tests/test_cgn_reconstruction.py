@@ -126,7 +126,11 @@ def test_losses_are_reported_with_their_sum() -> None:
 
 @pytest.mark.parametrize(
     ("make_cgn", "stop"),
-    [("tinygans", 2), ("tinygans", 3), ("biggans", 3)],  # between two updates, or within one
+    [  # between two updates, or within one
+        ("tinygans", 2),
+        ("tinygans", 3),
+        pytest.param("biggans", 3, marks=pytest.mark.slow),
+    ],
     indirect=["make_cgn"],
 )
 def test_continuation_is_bit_identical(make_cgn, stop: int) -> None:

@@ -152,6 +152,7 @@ def test_a_finished_run_has_an_end_and_a_resumed_one_none(store: Store, run: Run
 # --- where it lies
 
 
+@pytest.mark.slow
 def test_fresh_store_opened_by_several_processes_at_once(tmp_path: Path) -> None:
     """Without care all but one crash: each of them would create the tables."""
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"

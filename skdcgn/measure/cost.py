@@ -32,14 +32,14 @@ def peak_megabytes(forward: Callable[[], object]) -> float | None:
 
 
 @torch.no_grad()
-def latency_ms(forward: Callable[[], object], repeats: int = 7) -> float:
-    """Return the median wall time of a call in milliseconds, after three calls to warm up."""
+def latency_ms(forward: Callable[[], object], repeats: int = 7, warmup: int = 3) -> float:
+    """Return the median wall time of a call in milliseconds, after some calls to warm up."""
     times = []
-    for repeat in range(repeats + 3):
+    for repeat in range(repeats + warmup):
         start = time.perf_counter()
         forward()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        if repeat >= 3:
+        if repeat >= warmup:
             times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times)
