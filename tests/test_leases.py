@@ -83,10 +83,14 @@ class Board:
     """Keeps the lease of one run; its server can be out of order."""
 
     def __init__(self, lease: Lease) -> None:
-        self.lease, self.broken, self.writes = lease, False, 0
+        self.tags, self.broken, self.writes = lease.tags, False, 0
+
+    @property
+    def lease(self) -> Lease:
+        return Lease.read(self.tags)
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
-        self.lease, self.writes = Lease.read(tags), self.writes + 1
+        self.tags, self.writes = self.tags | tags, self.writes + 1
 
     def is_held(self, run_id: str, lease: Lease) -> bool:
         if self.broken:
@@ -112,7 +116,8 @@ def test_a_heartbeat_renews_survives_an_outage_and_notices_a_loss() -> None:
         beat = board.lease.beat
         wait_for(lambda: board.lease.beat > beat)
         assert not heartbeat.lost
-        board.lease = taken = replace(ELSEWHERE, key="another holder")
+        taken = replace(ELSEWHERE, key="another holder")
+        board.tags = taken.tags
         wait_for(lambda: heartbeat.lost)
         assert board.lease == taken  # what is lost is left alone
     writes = board.writes
@@ -124,7 +129,7 @@ def test_a_process_that_was_stopped_asks_before_it_goes_on(clock: SimpleNamespac
     """Its heartbeat wakes up at the same time as its training, which must not be faster."""
     board = Board(HERE)
     heartbeat = Heartbeat(board, "run", HERE)  # never entered: its thread is still asleep
-    board.lease = replace(ELSEWHERE, key="another holder")
+    board.tags = replace(ELSEWHERE, key="another holder").tags
     clock.monotonic = lambda: 2 * HERE.every
     assert not heartbeat.lost  # as far as it knows
     clock.monotonic = lambda: 2 * HERE.every + 1
@@ -133,6 +138,22 @@ def test_a_process_that_was_stopped_asks_before_it_goes_on(clock: SimpleNamespac
     board.broken = False
     assert heartbeat.lost
     assert board.writes == 0
+
+
+def test_a_process_that_was_stopped_within_a_heartbeat_does_not_take_its_run_back(clock: SimpleNamespace) -> None:
+    board, taken = Board(HERE), replace(ELSEWHERE, key="another holder")
+    heartbeat = Heartbeat(board, "run", HERE)
+
+    def stopped_after_the_answer(run_id: str, lease: Lease) -> bool:
+        board.tags, board.is_held = taken.tags, lambda run_id, lease: board.lease.key == lease.key
+        clock.monotonic = lambda: 1000.0
+        return True
+
+    board.is_held = stopped_after_the_answer
+    heartbeat._beat()
+    assert board.writes == 1
+    assert board.lease == taken
+    assert heartbeat.lost
 
 
 def test_the_interval_of_heartbeats_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:

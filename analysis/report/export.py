@@ -35,8 +35,8 @@ PROVENANCE = ("teacher", "stand_in", "overrides", "hardware", "commit")
 
 
 # Tags that say how a run came about rather than what it is.
-_NO_CASE = {"identity", "dependencies", "host", "lease", "begun", "forced", "torch", "git_dirty", "paper", "error"}
-_NO_CASE |= {"teacher_sha256", "seed"}
+_NO_CASE = {"identity", "dependencies", "host", "lease", "heartbeat", "begun", "forced", "torch", "git_dirty", "paper"}
+_NO_CASE |= {"teacher_sha256", "seed", "error"}
 _NO_CASE |= {"images", "real_images", "origin_run", "origin_store"}
 
 _SEARCHED = {"trial", "confirmation"}  # kinds of the runs of a search

@@ -24,7 +24,10 @@ import psutil
 from skdcgn.errors import InputError
 
 LEASE = "lease"
-"""The tag of a run that has its lease."""
+"""The tag of a run that has its lease; written by whoever takes the run, and by nobody else."""
+_HEARTBEAT = "heartbeat"
+"""The tag with the key of a lease and its number of heartbeats: of its own, so that a process that was stopped in the
+middle of a heartbeat, and goes on once another one has the run, does not take it back."""
 
 _EVERY = 10.0  # seconds between two heartbeats
 _MISSED = 6  # a lease is over after so many intervals without one
@@ -90,12 +93,21 @@ class Lease:
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> "Lease | None":
         """Return the lease that is in a run's tags; None where there is none."""
-        return cls(**json.loads(tags[LEASE])) if LEASE in tags else None
+        if LEASE not in tags:
+            return None
+        lease = cls(**json.loads(tags[LEASE]))
+        key, _, beat = tags.get(_HEARTBEAT, "").partition(" ")
+        return replace(lease, beat=int(beat)) if key == lease.key else lease
 
     @property
     def tags(self) -> dict[str, str]:
-        """The lease as a tag of its run."""
-        return {LEASE: json.dumps(asdict(self))}
+        """The lease as tags of its run."""
+        return {LEASE: json.dumps(asdict(replace(self, beat=0))), **self.pulse}
+
+    @property
+    def pulse(self) -> dict[str, str]:
+        """What a heartbeat writes."""
+        return {_HEARTBEAT: f"{self.key} {self.beat}"}
 
     @property
     def here(self) -> bool:
@@ -168,9 +180,10 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
+        asked = time.monotonic()  # the process may be stopped before it gets the answer
         with self._renewing, contextlib.suppress(Exception):  # a server that restarts: the next one may get through
             self._lost = self._lost or not self._store.is_held(self._run_id, self._lease)
             if not self._lost:
                 self._lease = replace(self._lease, beat=self._lease.beat + 1)
-                self._store.set_tags(self._run_id, self._lease.tags)
-            self._renewed = time.monotonic()
+                self._store.set_tags(self._run_id, self._lease.pulse)
+            self._renewed = asked

@@ -223,8 +223,8 @@ def finished(store: Store) -> list[RunRecord]:
 
 
 def fingerprint(store: Store, run: RunRecord) -> Print:
-    """Return what a run holds, but for what measures time."""
-    told = [key for key in run.metrics if not _TIMED.search(key)]
+    """Return what a run holds, but for what measures time, and for the numbers that Optuna draws for trials."""
+    told = [key for key in run.metrics if key != "trial_id" and not _TIMED.search(key)]
     found: dict[str, object] = {
         key: [(metric.step, metric.value.hex()) for metric in store.client.get_metric_history(run.run_id, key)]
         for key in told

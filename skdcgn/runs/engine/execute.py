@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 
 from distributed import Client, Future, KilledWorker
@@ -21,6 +22,7 @@ from skdcgn.runs.store import RunRecord, Store
 
 _GRACE = 30.0  # seconds that runs have to write their checkpoints when they are asked to stop
 _LOOK = 10.0  # seconds between two looks for runs whose processes are gone, and for workers that are
+_BACK = 20.0  # seconds by which the clock may be moved back between two looks
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Driver:
         self._futures: dict[str, Future] = {}
         self._stages: list[Stage] = []
         self._finished: dict[str, dict[str, RunRecord]] = {}
-        self._watch, self._looked = Watch(), time.monotonic()
+        self._watch, self._looked, self._clock = Watch(), time.monotonic(), _clock()
         self.outcome = Outcome()
 
     def execute(self, stages: Sequence[Stage]) -> Outcome:
@@ -61,7 +63,7 @@ class Driver:
         tasks have ended well.
 
         Raises:
-            InputError: the scheduler is gone.
+            InputError: the scheduler is gone, or the clock was moved back.
         """
         self._client.subscribe_topic(self._id, lambda event: self._news.put((event[1]["key"], event[1])))
         try:
@@ -130,11 +132,21 @@ class Driver:
             pass
         if time.monotonic() - self._looked > _LOOK:
             self._looked = time.monotonic()
+            self._check_clock()
             for experiment in self._finished:
                 self._store.end_dead_runs(experiment, self._watch)
             if self._client.cluster is not None:
                 self._client.cluster.scale(self._workers)  # Dask gives up on a worker that dies while it starts
         self._progress.show()
+
+    def _check_clock(self) -> None:
+        """Raise InputError where the clock was moved back: Dask's messages wait until it shows their time again."""
+        before, self._clock = self._clock, _clock()
+        if (back := before - self._clock) > _BACK:
+            raise InputError(
+                f"the clock was moved back by {timedelta(seconds=round(back))}, which Dask's workers do not survive: "
+                "start the same command again, which goes on."
+            )
 
     def _end(self, key: str) -> None:
         """Note how a task has ended."""
@@ -186,6 +198,11 @@ class Driver:
                 self._take_in_news()
         except KeyboardInterrupt:
             pass
+
+
+def _clock() -> float:
+    """Return by how much the clock on the wall is ahead of the one that nobody moves."""
+    return time.time() - time.monotonic()
 
 
 def _failure(error: BaseException) -> TaskFailed:
