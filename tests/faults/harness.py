@@ -226,8 +226,8 @@ def fingerprint(store: Store, run: RunRecord) -> Print:
     """Return what a run holds, but for what measures time, and for the numbers that Optuna draws for trials."""
     told = [key for key in run.metrics if key != "trial_id" and not _TIMED.search(key)]
     found: dict[str, object] = {
-        key: [(metric.step, metric.value.hex()) for metric in store.client.get_metric_history(run.run_id, key)]
-        for key in told
+        key: sorted((metric.step, metric.value.hex()) for metric in store.client.get_metric_history(run.run_id, key))
+        for key in told  # MLflow orders it by the clock, which may have been moved
     }
     root = artifacts(store, run)
     return found | {path.relative_to(root).as_posix(): _digest(path) for path in root.rglob("*.safetensors")}
