@@ -172,6 +172,18 @@ def warm_cosine(steps: int, warmup: int) -> Schedule:
     return factor
 
 
+def one_cycle(steps: int, warmup: float) -> Schedule:
+    """Raise the learning rate linearly over the fraction `warmup` of the steps, then lower it along half a cosine."""
+    rising = warmup * steps
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+    return factor
+
+
 def linear_decay(steps: int, start: float) -> Schedule:
     """Lower the learning rate linearly to 0 after the fraction `start` of the steps; 1 keeps it."""
     return lambda step: min(1.0, (steps - step) / steps / (1 - start)) if start < 1 else 1.0

@@ -28,6 +28,7 @@ from skdcgn.measure import features as image_features
 from skdcgn.measure.cost import parameters
 from skdcgn.measure.features import load_feature_network
 from skdcgn.randomness import stream
+from skdcgn.training import one_cycle
 
 BRIEF = ClassifierConfig(epochs=1, batch_size=16)
 
@@ -167,6 +168,39 @@ def test_gamma_scales_the_learning_rate_after_each_epoch() -> None:
     )
     one, three = (torch.cat([parameter.flatten() for parameter in model.parameters()]) for model in models)
     assert torch.equal(one, three)
+
+
+@pytest.mark.parametrize("recipe", ["published", "fast"])
+def test_recipes_learn_and_go_on_where_they_stopped(tmp_path: Path, recipe: str) -> None:
+    images, labels = pixels(256)
+    config = ClassifierConfig(recipe=recipe, epochs=3, batch_size=16)
+    whole, first, second = (ClassifierTrainer(images, labels, config, 3, num_classes=2) for _ in range(3))
+    expected = dict(whole.fit())
+    assert expected[3]["loss"] < 0.5 * expected[1]["loss"]
+    seen = dict([next(first.fit())])
+    save_checkpoint(tmp_path / "checkpoint.pt", first.state_dict())
+    second.load_state_dict(load_checkpoint(tmp_path / "checkpoint.pt"))
+    assert seen | dict(second.fit()) == expected
+    assert same_weights(whole.model, second.model)
+
+
+def test_the_fast_recipe_keeps_the_signal_and_the_network() -> None:
+    images = torch.randn(64, 3, 32, 32, generator=stream(0, "images"))
+    published, fast = (new_classifier(10, 0, recipe) for recipe in ("published", "fast"))
+    assert [value.shape for value in published.parameters()] == [value.shape for value in fast.parameters()]
+    small, large = (model.features(images).std().item() for model in (published, fast))
+    assert large > 5 * small
+    assert not torch.equal(fast.convolutions[1].weight, new_classifier(10, 1, "fast").convolutions[1].weight)
+
+
+def test_one_cycle_rises_to_one_and_falls_to_nothing() -> None:
+    factors = [one_cycle(100, 0.2)(step) for step in range(100)]
+    top = factors.index(max(factors))
+    assert (top, factors[top]) == (20, 1.0)
+    assert factors[:21] == sorted(factors[:21])
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[0] < 0.06
+    assert factors[-1] < 0.001
 
 
 def test_pixels_and_floats_train_alike() -> None:
