@@ -22,6 +22,7 @@ SOURCES = {
     "gan": "GAN",
     "cgn": "CGN",
     "skdcgn": "SKDCGN",
+    "skdcgn_slim": "slim SKDCGN",
     "skdcgn_published": "SKDCGN 64x64",
     "baseline": "baseline",
 }

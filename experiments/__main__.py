@@ -19,7 +19,7 @@ from skdcgn import cli
 from skdcgn.configs.suite import Config
 
 if TYPE_CHECKING:
-    from skdcgn.commands.suite import Entry
+    from skdcgn.commands.experiments.suite import Entry
 
 ON_REAL_IMAGES = {
     "train_cgn_mnist": "--dataset",
@@ -45,7 +45,7 @@ ON_IMAGENET = ("imagenet_kd", "baseline_cgn_tinygan", "imagenet_ood")
 
 def entries() -> "list[Entry]":
     """Return the experiments of the suite."""
-    from skdcgn.commands.suite import Entry
+    from skdcgn.commands.experiments.suite import Entry
 
     flags = {**ON_REAL_IMAGES, **dict.fromkeys(ON_A_TEACHER, "--dataset"), **dict.fromkeys(ON_IMAGENET, "")}
     return [
@@ -58,7 +58,7 @@ def main() -> None:
     """Run the suite, or say how far it is, as the command line says."""
     asked = sys.argv[1:2] == ["status"]
     config = tyro.cli(Config, prog="python -m experiments", description=__doc__, args=sys.argv[1 + asked :])
-    from skdcgn.commands import suite  # takes seconds to import, which --help need not pay
+    from skdcgn.commands.experiments import suite  # takes seconds to import, which --help need not pay
 
     (suite.status if asked else suite.run)(entries(), config)
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, GRAY_OBJECTIVES, PROFILES, StudentsConfig
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.fields import Evaluations
 from skdcgn.runs.plan import Plan
 from skdcgn.tinygan.variants import APPENDIX_D
@@ -41,9 +41,7 @@ DEFAULTS = {profile: Config(profile, **GRAY_OBJECTIVES[profile]) for profile in 
 def plan(config: Config) -> Plan:
     """Return a case for each seed, mechanism and variant."""
     variants = list(APPENDIX_D) if config.variant == "all" else [config.variant]
-    study = students_study(
-        "ablation_losses", config, DEFAULTS[config.profile], ("variant",), "Sec. 4.4, Appendix D", DESCRIPTION
-    )
+    study = students_study("ablation_losses", config, DEFAULTS, ("variant",), "Sec. 4.4, Appendix D", DESCRIPTION)
     cases = [
         student_case(
             study,

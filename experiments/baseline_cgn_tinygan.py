@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.cases_imagenet import baseline, baseline_study, skdcgn_of
 from experiments.presets_imagenet import BASELINE, BaselineConfig
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.fields import PositiveInt, Some
 from skdcgn.errors import InputError
 from skdcgn.recipes.configs.baseline_cgn_tinygan import ALL_SOURCES, CounterfactualRunConfig, CounterfactualSource

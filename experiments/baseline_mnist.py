@@ -9,7 +9,7 @@ shows its baseline on ImageNet only (Figs. 8-10, `baseline_cgn_tinygan.py`).
 
 from experiments.cases import baselines
 from experiments.presets import BASELINES, BaselinesConfig
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.runs.plan import Plan
 
 DEFAULTS = BASELINES

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from experiments.presets import BASELINES, CGNS, STUDENTS, BaselinesConfig, DistillationConfig, MNISTDistillation
+from experiments.presets import (
+    BASELINES,
+    CGNS,
+    STUDENTS,
+    BaselinesConfig,
+    DistillationConfig,
+    MNISTDistillation,
+    Students,
+    families,
+)
 from skdcgn.configs.names import MNIST_CLASSES, MNIST_NOISE, Dataset, Mechanism, Perceptual, Profile
 from skdcgn.configs.tinygan import PUBLISHED_MNIST
 from skdcgn.errors import Unavailable
@@ -138,8 +147,8 @@ The sample sheets show, from top to bottom, masks, textures, backgrounds, images
 
 def students_study(
     experiment: str,
-    config: MNISTDistillation,
-    default: MNISTDistillation,
+    config: Students,
+    defaults: Mapping[Profile, Students],
     scope: Sequence[str],
     paper: str,
     description: str,
@@ -149,7 +158,7 @@ def students_study(
     Args:
         experiment: the script's stem.
         config: of the script.
-        default: the profile's.
+        defaults: the script's.
         scope: fields that choose what to run rather than how, beside those of all such studies.
         paper: where the paper speaks of it.
         description: of the runs.
@@ -157,8 +166,13 @@ def students_study(
     Raises:
         InputError: the teacher's weights are not available, or the students do not fit it.
     """
+    family = config.student.family
+    default = families(defaults)[family][config.profile]
     changed = overrides(config, default, ("dataset", "mechanism", "seeds", "teacher", *scope))
-    study = Study(experiment, description, {"dataset": config.dataset, "overrides": changed, "paper": paper})
+    if family != "tinygan":  # the paper's is the one to show where nothing else is asked for
+        changed = f"student={family}" if changed == "none" else f"student={family}, {changed}"
+    tags = {"dataset": config.dataset, "student": family, "overrides": changed, "paper": paper}
+    study = Study(experiment, description, tags)
     teacher = teacher_of(config.teacher_config, config.profile, config.runtime)
     config.student.check_sizes(**teacher.sizes)
     return study.with_teacher(teacher)
@@ -195,17 +209,18 @@ def student_case(
     from skdcgn.tinygan.networks import load_class_embedding
 
     own = derive(kind, config, teacher=config.teacher_config, mechanism=mechanism.value, seed=seed, **changes)
+    family = [] if own.student.family == "tinygan" else [own.student.family]
     inputs = {}
     if own.class_embedding is not None:
         load_class_embedding(own.class_embedding, own.student)  # a wrong file is to be told before anything runs
         inputs["class_embedding"] = sha256(own.class_embedding)
     return study.case(
         "student",
-        " ".join([mechanism.value, *told_apart, f"seed {seed}"]),
+        " ".join([mechanism.value, *family, *told_apart, f"seed {seed}"]),
         own,
         make or make_student,
         inputs=inputs,
-        seconds=5 + 0.027 * own.distill.for_mechanism(mechanism).steps,
+        seconds=5 + (0.009 if family else 0.027) * own.distill.for_mechanism(mechanism).steps,
         parallel=True,
         **{"source": "skdcgn", "mechanism": mechanism.value, "seed": seed, **(tags or {})},
     )
@@ -215,16 +230,16 @@ def skdcgn_case(study: Study, students: Mapping[Mechanism, Case], seed: int, **t
     """Return the case that puts three students of one seed together."""
     from skdcgn.recipes.composed import make_skdcgn
 
-    config = derive(ComposedConfig, students[Mechanism.SHAPE].config)
+    own = students[Mechanism.SHAPE].config
+    family = "" if own.student.family == "tinygan" else f" {own.student.family}"
     needs = {mechanism.value: case for mechanism, case in students.items()}
-    return study.case(
-        "skdcgn", f"SKDCGN seed {seed}", config, make_skdcgn, needs, seconds=3, source="skdcgn", seed=seed, **tags
-    )
+    name, config = f"SKDCGN{family} seed {seed}", derive(ComposedConfig, own)
+    return study.case("skdcgn", name, config, make_skdcgn, needs, seconds=3, source="skdcgn", seed=seed, **tags)
 
 
 def distillation(config: DistillationConfig) -> list[Case]:
     """Return the students of every seed, and where they have all mechanisms the three of a seed put together, last."""
-    study = students_study("mnist_kd", config, STUDENTS[config.profile], (), "Sec. 4.3, Fig. 7", KD_DESCRIPTION)
+    study = students_study("mnist_kd", config, STUDENTS, (), "Sec. 4.3, Fig. 7", KD_DESCRIPTION)
     cases = []
     for seed in config.seeds:
         students = {mechanism: student_case(study, config, mechanism, seed) for mechanism in config.mechanisms}
@@ -287,6 +302,8 @@ def generator_case(study: Study, config: RobustnessConfig, dataset: Dataset, sou
         return baselines(replace(BASELINES[config.students], **own))[0]
     if source == "skdcgn":
         return distillation(replace(STUDENTS[config.students], **own))[-1]
+    if source == "skdcgn_slim":
+        return distillation(replace(families(STUDENTS)["slim"][config.students], **own))[-1]
     if source == "skdcgn_published":
         return distillation(replace(STUDENTS[config.published_students], **own, student=PUBLISHED_MNIST))[-1]
     return None

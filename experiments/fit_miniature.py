@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.cases import Study, teacher_of
 from experiments.presets import PROFILES
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.cgn import FITTED, FitConfig
 from skdcgn.configs.fields import PositiveInt, Seed
 from skdcgn.recipes.configs.cgns import MiniatureConfig, PartConfig

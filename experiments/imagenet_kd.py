@@ -13,7 +13,7 @@ another run.
 
 from experiments.cases_imagenet import distillation
 from experiments.presets_imagenet import DISTILLATION, DistillationConfig
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.runs.plan import Plan
 
 DEFAULTS = DISTILLATION

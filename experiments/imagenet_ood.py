@@ -16,7 +16,7 @@ from itertools import product
 from experiments.cases import Study
 from experiments.cases_imagenet import baseline, checked_teacher, skdcgn_of
 from experiments.presets_imagenet import BASELINE, DISTILLATION
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.classifiers import EnsembleConfig
 from skdcgn.recipes.configs.imagenet_ood import EnsembleRunConfig, EnsemblesConfig, EnsembleSource
 from skdcgn.runs.identity import derive, overrides

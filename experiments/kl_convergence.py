@@ -14,7 +14,7 @@ from typing import Literal
 
 from experiments.cases import student_case, students_study
 from experiments.presets import EPOCHS, OBJECTIVES, PROFILES, StudentsConfig
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.fields import Evaluations, Fraction, NonNegativeFloat
 from skdcgn.recipes.configs.students import ConvergenceConfig
 from skdcgn.runs.plan import Plan
@@ -46,9 +46,7 @@ def plan(config: Config) -> Plan:
     from skdcgn.recipes.students import make_converging_student
 
     terms = list(KL_TERMS) if config.kl == "all" else [config.kl]
-    study = students_study(
-        "kl_convergence", config, DEFAULTS[config.profile], ("kl",), "Appendix D.2, Fig. 15", DESCRIPTION
-    )
+    study = students_study("kl_convergence", config, DEFAULTS, ("kl",), "Appendix D.2, Fig. 15", DESCRIPTION)
     cases = [
         student_case(
             study,

@@ -15,8 +15,8 @@ from itertools import product
 from typing import Literal
 
 from experiments.cases import student_case, students_study
-from experiments.presets import GRAY_OBJECTIVES, STUDENTS, StudentsConfig
-from skdcgn.commands import experiment
+from experiments.presets import GRAY_OBJECTIVES, STUDENTS, StudentsConfig, families
+from skdcgn.commands.experiments import experiment
 from skdcgn.recipes.configs.students import ClassMeansConfig
 from skdcgn.runs.identity import derive
 from skdcgn.runs.plan import Plan
@@ -46,7 +46,7 @@ def plan(config: Config) -> Plan:
     from skdcgn.recipes.students import make_class_means, make_responding_student
 
     pairings = ["exact", "published"] if config.pairing == "all" else [config.pairing]
-    study = students_study("noise_pairing", config, DEFAULTS[config.profile], ("pairing",), "Sec. 4.3", DESCRIPTION)
+    study = students_study("noise_pairing", config, DEFAULTS, ("pairing",), "Sec. 4.3", DESCRIPTION)
     means = [
         study.case(
             "class_means",
@@ -76,4 +76,4 @@ def plan(config: Config) -> Plan:
 
 
 if __name__ == "__main__":
-    experiment.main(DEFAULTS, plan, __doc__)
+    experiment.main(DEFAULTS, plan, __doc__, families(DEFAULTS))

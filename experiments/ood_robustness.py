@@ -7,15 +7,16 @@
     python experiments/ood_robustness.py --profile full                       10^5 images, five seeds, all variants
 
 The same classifier learns from as many images of each source: the original (biased) ones, a conditional GAN's, and
-counterfactuals of the CGN, of SKDCGN and of the baseline. It is tested where colors or textures are random.
-Generators that are missing are trained first: students are those of mnist_kd.py, the baseline is baseline_mnist.py's.
+counterfactuals of the CGN, of SKDCGN (TinyGAN students, and slim ones) and of the baseline. It is tested where colors
+or textures are random. Generators that are missing are trained first: students are those of mnist_kd.py, the baseline
+is baseline_mnist.py's.
 """
 
 from dataclasses import replace
 from itertools import product
 
 from experiments.cases import Study, generator_case, teacher_of
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.classifiers import ClassifierConfig
 from skdcgn.configs.counterfactuals import GANConfig
 from skdcgn.recipes.configs.ood_robustness import ALL_IMAGES, ClassifierRunConfig, RobustnessConfig
@@ -27,7 +28,7 @@ DESCRIPTION = """Classifiers trained on images of one source, tested where color
 `final/valid_accuracy`: last 10,000 of MNIST-train, the CGN authors' test set; `final/test_accuracy`: MNIST-test;
 `final/*_drifted_accuracy`: with the wandering colors of the CGN authors' loader. Feeds the **robustness table**."""
 
-_NATIVE = ("original", "gan", "cgn", "skdcgn", "baseline")
+_NATIVE = ("original", "gan", "cgn", "skdcgn", "skdcgn_slim", "baseline")
 _FULL = RobustnessConfig("full", ("colored", "double_colored", "wildlife"), ALL_IMAGES, "full")
 _QUICK = replace(_FULL, profile="quick", datasets=("double_colored",), sources=_NATIVE, generators=1, students="quick")
 DEFAULTS = {
@@ -68,7 +69,7 @@ def plan(config: RobustnessConfig) -> Plan:
     for dataset, source, (position, seed) in product(config.datasets, config.sources, enumerate(config.seeds)):
         teacher_config = MNISTTeacherConfig(dataset)
         teacher = teacher_of(teacher_config, config.students, config.runtime)
-        distilled = source in ("cgn", "skdcgn", "skdcgn_published")
+        distilled = source == "cgn" or source.startswith("skdcgn")
         tags = teacher.tags if distilled else {"teacher": "none", "teacher_sha256": "none", "stand_in": False}
         generator = generator_case(study, config, dataset, source, config.generator_seed(source, position))
         generators = 1 if source == "skdcgn_published" else config.generators

@@ -6,18 +6,21 @@ A recipe that belongs to one experiment alone stands in its script.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from skdcgn.configs.cgn import PUBLISHED, CGNTrainingConfig
 from skdcgn.configs.classifiers import ClassifierConfig
 from skdcgn.configs.fields import Seed, Seeds
-from skdcgn.configs.names import Dataset, Mechanism, Profile
+from skdcgn.configs.names import Dataset, Family, Mechanism, Profile
+from skdcgn.configs.slim import SLIM_MNIST
 from skdcgn.configs.tinygan import NATIVE_MNIST, PUBLISHED_MNIST, DistillConfig, LossConfig
 from skdcgn.errors import InputError
 from skdcgn.recipes.configs.cgns import BaselineConfig, CGNConfig
 from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.recipes.configs.students import Distillation
 from skdcgn.runs.plan import SearchConfig
+
+Students = TypeVar("Students", bound=Distillation)
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 EPOCHS, EPOCH_STEPS = 30, 10_000 // 64
@@ -77,6 +80,20 @@ NATIVE_DISTILL = DistillConfig(
 SMOKE_DISTILL = DistillConfig(
     steps=12, learning_rate=3e-3, schedule="cosine", batch_size=8, per_class=4, discriminator_width=8
 )
+
+
+def families(defaults: Mapping[Profile, Students]) -> Mapping[Family, Mapping[Profile, Students]]:
+    """Return a study's defaults for each family of students.
+
+    Slim ones take the objective, the number of steps and the data of the others, and learning rates of their own.
+    """
+    slim = {}
+    for profile, given in defaults.items():
+        student = replace(SLIM_MNIST, mask_channels=given.student.mask_channels)
+        rates = {"learning_rate": 2e-2, "texture_learning_rate": 2e-2, "betas": (0.9, 0.99), "schedule": "cosine"}
+        slim[profile] = replace(given, student=student, distill=replace(given.distill, **rates))
+    return {"tinygan": defaults, "slim": slim}
+
 
 STUDENTS: Mapping[Profile, DistillationConfig] = {
     "smoke": DistillationConfig(

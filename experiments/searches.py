@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from experiments.cases import students_study
 from experiments.presets import SweepConfig
-from skdcgn.configs.names import Mechanism
+from skdcgn.configs.names import Mechanism, Profile
 from skdcgn.recipes.configs.students import StudentConfig
 from skdcgn.runs.identity import derive, identify
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def search_of(
     experiment: str,
     config: SweepConfig,
-    default: SweepConfig,
+    defaults: Mapping[Profile, SweepConfig],
     space: "Space",
     first: "Sequence[Params]",
     references: "Mapping[str, Params]",
@@ -31,7 +31,7 @@ def search_of(
     Args:
         experiment: the script's stem.
         config: of the script.
-        default: the profile's.
+        defaults: the script's.
         space: what to search.
         first: parameters of the first trials.
         references: what to compare the best trial with, by name; the first one is the paper's.
@@ -44,7 +44,7 @@ def search_of(
     from skdcgn.recipes.sweep import DistillationSearch, make_trial
     from skdcgn.runs.search.sweep import Definition
 
-    study = students_study(experiment, config, default, ("search", "confirm_seeds", "out"), paper, description)
+    study = students_study(experiment, config, defaults, ("search", "confirm_seeds", "out"), paper, description)
     setting = derive(StudentConfig, config, teacher=config.teacher_config, frechet=False)
     directions: dict[str, Direction] = {"iou": "maximize"} if config.mechanism == "shape" else {"l1": "minimize"}
     if "student.width" in space:

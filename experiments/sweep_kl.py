@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 
 if TYPE_CHECKING:
     from skdcgn.recipes.sweep import DistillationSearch
@@ -52,8 +52,8 @@ def space() -> "Space":
 
 def plan(config: SweepConfig) -> "DistillationSearch":
     """Return the study, and what its best trial is compared with."""
-    default, first = DEFAULTS[config.profile], [PAPER, PUBLISHED_MODULE, OVER_IMAGE]
-    return search_of("sweep_kl", config, default, space(), first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION)
+    first = [PAPER, PUBLISHED_MODULE, OVER_IMAGE]
+    return search_of("sweep_kl", config, DEFAULTS, space(), first, REFERENCES, "Sec. 4.4, Eq. 6", DESCRIPTION)
 
 
 if __name__ == "__main__":

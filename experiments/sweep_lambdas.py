@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from experiments.presets import PROFILES, SEARCHES, SweepConfig
 from experiments.searches import search_of
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.fields import PositiveInt
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def space(config: Config) -> "tuple[Space, Params]":
 def plan(config: Config) -> "DistillationSearch":
     """Return the study, and what its best trial is compared with."""
     searched, paper = space(config)
-    default, references = DEFAULTS[config.profile], {"the paper's values": paper}
-    return search_of("sweep_lambdas", config, default, searched, [paper], references, "Sec. 4.2, Eq. 7", DESCRIPTION)
+    references = {"the paper's values": paper}
+    return search_of("sweep_lambdas", config, DEFAULTS, searched, [paper], references, "Sec. 4.2, Eq. 7", DESCRIPTION)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from itertools import product
 
 from experiments.cases import Study, style_inputs, teacher_of
 from experiments.presets import PROFILES
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.cgn import PUBLISHED, CGNTrainingConfig
 from skdcgn.configs.classifiers import ClassifierConfig
 from skdcgn.recipes.configs.table1_shape_im import ModifiedCGNConfig, ShapeStudyConfig

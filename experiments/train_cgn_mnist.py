@@ -11,7 +11,7 @@ the accuracy, on digits whose colors tell nothing, of a classifier that learned 
 
 from experiments.cases import cgn_case
 from experiments.presets import CGNS
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.recipes.configs.cgns import CGNConfig
 from skdcgn.runs.plan import Plan
 

@@ -45,7 +45,9 @@ def parse(defaults: Mapping[str, Config], description: str | None = None, args: 
     default = defaults.get(profile) if isinstance(profile, str) else None  # tyro complains of a wrong --profile
     default = override(default or defaults["quick"], overrides, str(known.config))
     description = f"{description or ''}\n\n--config FILE takes fields from a YAML or JSON file, such as a sweep's best."
-    return tyro.cli(type(default), default=default, description=description, args=arguments)
+    # A field of several kinds keeps the kind of its default.
+    kinds = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(type(default), default=default, description=description, args=arguments, config=kinds)
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def override(config: Config, values: Mapping[str, Any], source: str, prefix: str
         InputError: there is no such field, or it cannot have such a value.
     """
     hints = get_type_hints(type(config), include_extras=True)
+    hints = {field.name: hints[field.name] for field in dataclasses.fields(config)}
     changes = {}
     for key, value in values.items():
         name = f"{prefix}{key}"

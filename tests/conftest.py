@@ -22,7 +22,7 @@ from experiments.cases import cgn_case
 from experiments.presets import CGNS
 from skdcgn.cgn.mnist import CGN
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.measure import cost
 from skdcgn.randomness import seeded
 from skdcgn.runs import store as run_store

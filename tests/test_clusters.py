@@ -27,7 +27,7 @@ from skdcgn.runs.store import Store, open_store
 WALKS = """
 from walks import tree
 from skdcgn import cli
-from skdcgn.commands import execution
+from skdcgn.commands.experiments import execution
 from skdcgn.runs.engine.cluster import Where
 from skdcgn.runs.store import open_store
 

@@ -40,7 +40,7 @@ import contextlib, importlib, io, sys
 import skdcgn
 import tyro
 from skdcgn import __main__ as package, cli, commands
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 
 def loaded(name):
     found = [heavy for heavy in {HEAVY} if heavy in sys.modules]
@@ -166,11 +166,12 @@ def test_other_errors_keep_their_traceback() -> None:
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the type of each field that is no config."""
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        if dataclasses.is_dataclass(value := getattr(config, name)):
-            yield from _leaves(value, f"{prefix}{name}.")
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            yield from _leaves(value, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{name}", hint
+            yield f"{prefix}{field.name}", hints[field.name]
 
 
 LEAVES = [(stem, *leaf) for stem, script in SCRIPTS.items() for leaf in _leaves(script.DEFAULTS["smoke"])]
@@ -240,7 +241,7 @@ BAD = [
     ("mnist_kd", ("--evaluations", "0"), "evaluations is 0"),
     ("mnist_kd", ("--loss.kl", "nan"), "kl is nan"),
     ("mnist_kd", ("--loss.kl", "1e999"), "kl is inf"),
-    ("mnist_kd", ("--loss.alphas", "1"), "give one for each of the 3 blocks"),
+    ("mnist_kd", ("--loss.alphas", "1"), "give one for each of the discriminator's 3 layers"),
     ("mnist_kd", ("--loss.real", "0.2"), "students learn from no real images"),
     ("mnist_kd", ("--student.num-classes", "5"), "num_classes is 5: give 10"),
     ("mnist_kd", ("--student.noise-dim", "5"), "noise_dim is 5: give 32"),

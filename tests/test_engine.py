@@ -19,7 +19,7 @@ from distributed import Client, Scheduler, SpecCluster, Worker
 from distributed.comm import CommClosedError
 from walks import FAILING, Walk, tree, walk
 
-from skdcgn.commands import execution
+from skdcgn.commands.experiments import execution
 from skdcgn.errors import InputError, Interrupted, disk_fault
 from skdcgn.runs.engine import worker
 from skdcgn.runs.engine.cluster import GPU, Where, connect
@@ -345,7 +345,7 @@ def test_workers_of_this_machine_listen_to_nobody_else_and_are_one_thread_each(s
 DRIVER = """
 from walks import tree
 from skdcgn import cli
-from skdcgn.commands import execution
+from skdcgn.commands.experiments import execution
 from skdcgn.runs.engine.cluster import Where
 from skdcgn.runs.store import open_store
 

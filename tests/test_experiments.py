@@ -19,7 +19,7 @@ from experiments import __main__ as suite
 from experiments import mnist_kd, presets
 from experiments.cases import style_inputs
 from skdcgn import cli
-from skdcgn.commands import execution, experiment
+from skdcgn.commands.experiments import execution, experiment
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import Mechanism
 from skdcgn.recipes.students import load_student
@@ -63,7 +63,8 @@ def test_a_script_is_short_and_says_how_to_call_it(module: ModuleType) -> None:
     *for_types, main = [each for each in ast.parse(text).body if isinstance(each, ast.If)]
     assert [ast.unparse(each.test) for each in for_types] in ([], ["TYPE_CHECKING"])
     assert ast.unparse(main.test) == "__name__ == '__main__'"
-    assert ast.unparse(main.body) == "experiment.main(DEFAULTS, plan, __doc__)"
+    families = ", families(DEFAULTS)" if hasattr(module, "families") else ""
+    assert ast.unparse(main.body) == f"experiment.main(DEFAULTS, plan, __doc__{families})"
 
 
 def test_a_scripts_numbers_have_the_types_of_their_fields(module: ModuleType) -> None:

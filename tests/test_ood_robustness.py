@@ -183,12 +183,13 @@ def test_a_classifier_needs_what_draws_its_images() -> None:
     assert needs == {
         "original": set(),
         "cgn": {"teacher"},
-        **{source: {GENERATOR} for source in ("gan", "skdcgn", "skdcgn_published", "baseline")},
+        **{source: {GENERATOR} for source in ("gan", "skdcgn", "skdcgn_slim", "skdcgn_published", "baseline")},
     }
     makers = {source: case.needs[GENERATOR].make for (source, _), case in cases.items() if GENERATOR in case.needs}
     assert makers == {
         "gan": make_gan,
         "skdcgn": make_skdcgn,
+        "skdcgn_slim": make_skdcgn,
         "skdcgn_published": make_skdcgn,
         "baseline": make_baseline,
     }
@@ -213,6 +214,7 @@ def test_generators_are_the_runs_of_their_own_scripts() -> None:
         ("gan", 1, [0, 0, 0, 0, 0]),
         ("gan", 2, [3, 4, 3, 4, 3]),
         ("skdcgn", 3, [3, 4, 5, 3, 4]),
+        ("skdcgn_slim", 3, [3, 4, 5, 3, 4]),
         ("baseline", 5, [3, 4, 5, 6, 7]),
         ("skdcgn_published", 5, [3, 3, 3, 3, 3]),
     ],
@@ -246,7 +248,7 @@ def test_the_authors_teacher_is_an_input_of_those_that_use_it(data_dir: Path) ->
     for case in ood_robustness.plan(config).cases:
         source = case.config.source
         assert case.inputs == ({"teacher": sha256} if source == "cgn" else {})
-        assert case.tags["teacher_sha256"] == (sha256 if source in ("cgn", "skdcgn", "skdcgn_published") else "none")
+        assert case.tags["teacher_sha256"] == (sha256 if source == "cgn" or source.startswith("skdcgn") else "none")
         if source.startswith("skdcgn"):
             assert case.needs[GENERATOR].inputs == {"teacher": sha256}
 
@@ -298,13 +300,14 @@ def test_the_study_on_digits_its_table_and_figures(
     (gan,) = digits.runs("ood_robustness", kind="gan")
     assert of_source["gan"]["images"] == f"GAN (run {gan.run_id[:8]})"
     assert 0 <= gan.final["recognised"] <= 1
-    (composed,) = digits.runs("mnist_kd", kind="skdcgn")
-    assert composed.run_id[:8] in of_source["skdcgn"]["images"]
+    for source, family in (("skdcgn", "tinygan"), ("skdcgn_slim", "slim")):
+        (composed,) = digits.runs("mnist_kd", kind="skdcgn", student=family)
+        assert composed.run_id[:8] in of_source[source]["images"]
 
     capsys.readouterr()
     again = carry_out(plan)
     pd.testing.assert_frame_equal(again, results)
-    assert capsys.readouterr().out.count("skipped") == len(plan.everything()) == len(runs) + 1 + 1 + 4 + 1
+    assert capsys.readouterr().out.count("skipped") == len(plan.everything()) == len(runs) + 1 + 1 + 4 + 4 + 1
     assert len(digits.runs("ood_robustness")) == len(runs) + 1
 
     shown = View(digits, dataset="digits")
@@ -315,7 +318,7 @@ def test_the_study_on_digits_its_table_and_figures(
     cell = table.cells[(table.cells["source"] == "CGN") & (table.cells["metric"] == "final/test_accuracy")].iloc[0]
     assert cell["n"] == 2
     assert cell["mean"] == pytest.approx(results.xs("cgn", level="source")["test_accuracy"].mean())
-    assert "GAN, SKDCGN, baseline: one trained generator for all seeds" in " ".join(table.notes)
+    assert "GAN, SKDCGN, slim SKDCGN, baseline: one trained generator for all seeds" in " ".join(table.notes)
     for draw in (
         ood_robustness_figures.figure,
         ood_robustness_figures.class_figure,

@@ -118,7 +118,7 @@ class TheirDiscriminator(nn.Module):
 
 def ours(state: dict[str, Tensor], width: int, layers: int, classes: int) -> TinyGANDiscriminator:
     """Our discriminator with the weights of theirs, strictly: the same values under other names."""
-    config = TinyGANConfig(2**layers, blocks=layers, class_rows=classes, num_classes=classes)
+    config = TinyGANConfig(resolution=2**layers, blocks=layers, class_rows=classes, num_classes=classes)
     discriminator = TinyGANDiscriminator(config, width)
     renamed = {}
     for key, value in state.items():

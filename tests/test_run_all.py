@@ -19,8 +19,8 @@ from walks import FAILING, Walk, walk
 
 from experiments import __main__ as program
 from skdcgn import cli
-from skdcgn.commands import suite
-from skdcgn.commands.suite import Datasets, Entry
+from skdcgn.commands.experiments import suite
+from skdcgn.commands.experiments.suite import Datasets, Entry
 from skdcgn.configs.suite import Config
 from skdcgn.errors import InputError
 from skdcgn.runs.leases import Lease

@@ -89,7 +89,7 @@ CALLS = (
     ("experiments.cases.distillation", "experiments.cases.student_case"),
     ("experiments.cases.student_case", "skdcgn.recipes.students.make_student"),
     # the run: `carry_out` calls the case's `make`
-    ("skdcgn.commands.experiment.main", "skdcgn.runs.lifecycle.carry_out"),
+    ("skdcgn.commands.experiments.experiment.main", "skdcgn.runs.lifecycle.carry_out"),
     ("skdcgn.recipes.students.make_student", "skdcgn.recipes.students.distil"),
     ("skdcgn.recipes.students.distil", "skdcgn.runs.loop.train"),
     ("skdcgn.recipes.students.distil", "skdcgn.tinygan.distillation.Distiller"),

@@ -19,7 +19,7 @@ import pytest
 from experiments import mnist_kd, sweep_kl, sweep_lambdas
 from skdcgn import cli
 from skdcgn.cgn.teachers import MNISTTeacher
-from skdcgn.commands.execution import dry_run
+from skdcgn.commands.experiments.execution import dry_run
 from skdcgn.errors import Diverged, InputError, Interrupted
 from skdcgn.recipes import students
 from skdcgn.recipes.configs.sources import MNISTTeacherConfig

@@ -20,7 +20,7 @@ from skdcgn.cgn.teachers import (
     miniature,
     mnist_teacher,
 )
-from skdcgn.commands import experiment
+from skdcgn.commands.experiments import experiment
 from skdcgn.configs.tinygan import NATIVE_MNIST
 from skdcgn.counterfactuals.sampling import sample_counterfactuals
 from skdcgn.counterfactuals.students import SKDCGN, render

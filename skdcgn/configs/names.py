@@ -11,6 +11,9 @@ Precision = Literal["fp32", "bf16"]
 Dataset = Literal["double_colored", "colored", "wildlife", "digits"]
 """The MNIST variants: the keys of `data.mnist.DATASETS`."""
 
+Family = Literal["tinygan", "slim"]
+"""Of students: the paper's TinyGAN, or the slim one in the manner of the teacher."""
+
 Intervention = Literal["none", "noise", "rotation", "transparency", "rotation_transparency"]
 """Modifications of shape masks (see `mechanisms.intervene`)."""
 

@@ -1,9 +1,9 @@
-"""The students: their architecture (paper Sec. A.2), their objective (Eq. 7) and how they are trained."""
+"""TinyGAN students: their architecture (paper Sec. A.2), their objective (Eq. 7) and how they are trained."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
+from skdcgn.configs.architecture import Architecture
 from skdcgn.configs.fields import (
     Betas,
     Blocks,
@@ -16,11 +16,10 @@ from skdcgn.configs.fields import (
     SeveralInt,
     Weights,
 )
-from skdcgn.configs.names import Mechanism, Precision
+from skdcgn.configs.names import Family, Mechanism, Precision
 from skdcgn.errors import InputError
 
 LabelInput = Literal["none", "one_hot", "embedding"]
-Channels = Literal[1, 3]
 FeatureDistance = Literal["l1", "kl", "mse"]
 """The keys of `tinygan.losses.FEATURE_DISTANCES`."""
 KLOn = Literal["pixels", "image", "activations"]
@@ -28,18 +27,16 @@ KLOn = Literal["pixels", "image", "activations"]
 KLDirection = Literal["teacher_student", "student_teacher"]
 
 
-@dataclass(frozen=True)
-class TinyGANConfig(Checked):
-    """Architecture of a TinyGAN generator; the discriminator takes what it shares with it."""
+@dataclass(frozen=True, kw_only=True)
+class TinyGANConfig(Architecture):
+    """Architecture of a TinyGAN generator."""
 
-    resolution: PositiveInt = 32
-    """Side of the square images."""
+    family: ClassVar[Family] = "tinygan"
+
     width: PositiveInt = 16
     """Channels of the last block (c in the paper's tables)."""
     blocks: Blocks = 3
     """Residual blocks (R), each doubling the side: the first feature map is resolution / 2^R wide."""
-    noise_dim: PositiveInt = 32
-    """Length of the noise vector z."""
     label_input: LabelInput = "embedding"
     """How the label joins the noise at the input: a trainable embedding, a one-hot vector, or not at all."""
     label_dim: PositiveInt = 10
@@ -48,12 +45,6 @@ class TinyGANConfig(Checked):
     """Width of the class embedding that the conditional batch norms read."""
     class_rows: PositiveInt = 10
     """Rows of the class embedding (the original keeps ImageNet's 1000 even on MNIST)."""
-    num_classes: PositiveInt = 10
-    """Classes of the data."""
-    channels: Channels = 3
-    """Channels of the images."""
-    mask_channels: Channels = 1
-    """Channels of a student that draws masks (the published ones draw them as gray RGB)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,27 +61,15 @@ class TinyGANConfig(Checked):
         """Length of the generator's input vector: noise and label."""
         return self.noise_dim + {"none": 0, "one_hot": self.num_classes, "embedding": self.label_dim}[self.label_input]
 
-    def check_sizes(self, **wanted: int) -> None:
-        """Check that a network of RGB images fits what it learns from.
+    @property
+    def levels(self) -> int:
+        """Layers of its discriminator: one for each block."""
+        return self.blocks
 
-        Args:
-            wanted: fields that are given by that, to their values.
-
-        Raises:
-            InputError: a field differs.
-        """
-        for name, value in {"channels": 3, **wanted}.items():
-            if getattr(self, name) != value:
-                raise InputError(f"{name} is {getattr(self, name)}: give {value}, as what the network learns from has.")
-
-    def check_levels(self, alphas: Sequence[float]) -> None:
-        """Raise InputError where the discriminator, a level for each block, has more levels than there are alphas."""
-        if len(alphas) < self.blocks:
-            raise InputError(f"alphas is {alphas}: give one for each of the {self.blocks} blocks at least.")
-
-    def for_mechanism(self, mechanism: Mechanism) -> "TinyGANConfig":
-        """Return the config of the student that draws one mechanism."""
-        return replace(self, channels=self.mask_channels) if mechanism is Mechanism.SHAPE else self
+    @property
+    def discriminator_classes(self) -> int:
+        """Rows of its discriminator's class embedding."""
+        return self.class_rows
 
 
 NATIVE_MNIST = TinyGANConfig()

@@ -15,7 +15,7 @@ from skdcgn.measure.features import frechet_distance
 from skdcgn.measure.fidelity import fidelity
 from skdcgn.mechanisms import Mechanism, Source, in_chunks, render_finite
 from skdcgn.randomness import stream
-from skdcgn.tinygan.networks import TinyGANGenerator
+from skdcgn.tinygan.networks import Student
 from skdcgn.tinygan.records import Records
 
 Features = Callable[[Tensor], np.ndarray]
@@ -84,13 +84,13 @@ class HeldOut:
             excerpt._teacher_features = self._teacher_features[index.numpy()]
         return excerpt
 
-    def render(self, student: TinyGANGenerator, count: int | None = None) -> Tensor:
+    def render(self, student: Student, count: int | None = None) -> Tensor:
         """Render the student's side at the teacher's resolution: all, or the first `count`."""
         run, at_once = partial(render, student, self.mechanism), _at_once(student.config.resolution)
         outputs = in_chunks(run, self.noise[:count], self.labels[:count], at_once)
         return fit_resolution(outputs, self.teacher.shape[-1])
 
-    def measure(self, student: TinyGANGenerator) -> dict[str, float]:
+    def measure(self, student: Student) -> dict[str, float]:
         """Return the student's `fidelity`, and as `frechet` its Fréchet distance where there are features."""
         outputs = self.render(student)
         measured = fidelity(self.mechanism, self.teacher, outputs)
@@ -99,7 +99,7 @@ class HeldOut:
             measured["frechet"] = frechet_distance(self._teacher_features, features)
         return measured
 
-    def compare(self, student: TinyGANGenerator, samples: int = 10, columns: int = 5) -> np.ndarray:
+    def compare(self, student: Student, samples: int = 10, columns: int = 5) -> np.ndarray:
         """Draw rows of the teacher over rows of the student, as in the paper's figures: (height, width, 3) uint8.
 
         In several short rows, since the UI shows a picture in a square.

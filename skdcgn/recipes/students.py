@@ -24,8 +24,9 @@ from skdcgn.runs.store import RunRecord, Store
 from skdcgn.runtime import setup
 from skdcgn.tinygan.distillation import Distiller
 from skdcgn.tinygan.networks import (
+    Student,
     TinyGANDiscriminator,
-    TinyGANGenerator,
+    build_student,
     load_class_embedding,
     load_generator,
     save_generator,
@@ -76,7 +77,7 @@ def distil(
     architecture = config.student.for_mechanism(mechanism)
     embedding = config.class_embedding and load_class_embedding(config.class_embedding, config.student)
     with seeded(seed, "student", mechanism):
-        generator = TinyGANGenerator(architecture, embedding, teacher.prior)
+        generator = build_student(architecture, embedding, teacher.prior)
         critic = TinyGANDiscriminator(architecture, distill.discriminator_width) if loss.needs_discriminator else None
     batches = _batches(run.store, teacher, config, distill, classes, device)
     epoch_images = (distill.per_class or DistillConfig.per_class) * len(classes)
@@ -145,7 +146,7 @@ def _batches(
     return StoredBatches(TeacherSet(folder, classes), distill.batch_size, order, device)
 
 
-def _sizes(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
+def _sizes(teacher: Source, mechanism: Mechanism, student: Student, heldout: HeldOut) -> dict[str, float]:
     """Parameters, and multiply-accumulates of one image, of the student and of the teacher's mechanism."""
     one = heldout.noise[:1], heldout.labels[:1]
     return {
@@ -156,7 +157,7 @@ def _sizes(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator, hel
     }
 
 
-def _latencies(teacher: Source, mechanism: Mechanism, student: TinyGANGenerator, heldout: HeldOut) -> dict[str, float]:
+def _latencies(teacher: Source, mechanism: Mechanism, student: Student, heldout: HeldOut) -> dict[str, float]:
     """Milliseconds a batch of 1 and of 64, for the student and the teacher's mechanism."""
     measured = {}
     for batch in (1, 64):
@@ -207,7 +208,7 @@ def make_class_means(run: Run, config: ClassMeansConfig, needs: Needs) -> None:
     run.log_metrics("final", fidelity(heldout.mechanism, heldout.teacher, means))
 
 
-def load_student(store: Store, run_id: str, name: str = STUDENT) -> TinyGANGenerator:
+def load_student(store: Store, run_id: str, name: str = STUDENT) -> Student:
     """Load the student that a run kept under a name, in eval mode.
 
     Raises:

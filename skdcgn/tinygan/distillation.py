@@ -13,7 +13,7 @@ from skdcgn.errors import InputError
 from skdcgn.images import fit_resolution
 from skdcgn.runtime import autocast
 from skdcgn.tinygan.losses import discriminator_terms, generator_terms
-from skdcgn.tinygan.networks import TinyGANDiscriminator, TinyGANGenerator
+from skdcgn.tinygan.networks import Student, TinyGANDiscriminator
 from skdcgn.tinygan.records import Records
 from skdcgn.training import Stateful, Trainer, descend, warm_cosine
 
@@ -34,7 +34,7 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
 
     def __init__(
         self,
-        student: TinyGANGenerator,
+        student: Student,
         discriminator: TinyGANDiscriminator | None,
         batches: Batches,
         epoch_steps: int,
@@ -71,7 +71,7 @@ class Distiller(Trainer[tuple[Records, Records | None]]):
         self.student = self.register("student", self._set_up(student))
         schedule = warm_cosine(config.steps, config.warmup) if config.schedule == "cosine" else None
         self._optimizer = self.register_optimizer("optimizer", self._adam(self.student), schedule)
-        self.result: TinyGANGenerator = self.student
+        self.result: Student = self.student
         """The student to evaluate and to keep: the moving average where there is one."""
         if config.ema:
             self.result = self.average("average", self.student, config.ema, average_buffers=False)

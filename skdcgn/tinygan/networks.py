@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from skdcgn.configs.architecture import Architecture
+from skdcgn.configs.slim import SlimConfig
 from skdcgn.configs.tinygan import TinyGANConfig
 from skdcgn.data.weights import save_state_dict
 from skdcgn.errors import InputError
 from skdcgn.files import atomic_path
 from skdcgn.mechanisms import NORMAL, NoisePrior
+from skdcgn.tinygan.slim import SlimGenerator
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -107,7 +110,7 @@ class TinyGANGenerator(nn.Module):
         elif self.config.label_input == "embedding":
             noise = torch.cat([noise, self.label_embedding(labels)], dim=1)
         condition = self.class_embedding(labels)
-        features = self.fc(noise).view(len(noise), -1, self.start, self.start)
+        features = self.fc(noise).unflatten(1, (-1, self.start, self.start))
         features = features.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             features = block(features, condition)
@@ -118,16 +121,16 @@ class TinyGANGenerator(nn.Module):
 class TinyGANDiscriminator(nn.Module):
     """Spectral-norm projection discriminator: strided 4x4 convolutions, sum pooling, class projection."""
 
-    def __init__(self, config: TinyGANConfig, width: int = 32) -> None:
+    def __init__(self, config: Architecture, width: int = 32) -> None:
         """Build a discriminator for images of `config`, with `width` channels in its first layer."""
         super().__init__()
-        widths = [config.channels] + [width << layer for layer in range(config.blocks)]
+        widths = [config.channels] + [width << layer for layer in range(config.levels)]
         self.layers = nn.ModuleList(
             spectral_norm(nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1))
             for in_channels, out_channels in itertools.pairwise(widths)
         )
         self.score = spectral_norm(nn.Linear(widths[-1], 1))
-        self.class_embedding = spectral_norm(nn.Embedding(config.class_rows, widths[-1]))
+        self.class_embedding = spectral_norm(nn.Embedding(config.discriminator_classes, widths[-1]))
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Score images.
@@ -149,12 +152,14 @@ class TinyGANDiscriminator(nn.Module):
         return self.score(pooled).squeeze(1) + projection, activations
 
 
-def load_class_embedding(path: Path, config: TinyGANConfig) -> Tensor:
+def load_class_embedding(path: Path, config: Architecture) -> Tensor:
     """Read a class embedding (rows, class_dim) from a .npy file, such as BigGAN's that TinyGAN starts from.
 
     Raises:
         InputError: the file is not such an array, or does not fit the config.
     """
+    if not isinstance(config, TinyGANConfig):
+        raise InputError(f"class_embedding is of TinyGAN students: leave it out for a {config.family} one.")
     try:
         embedding = torch.from_numpy(np.array(np.lib.format.open_memmap(path, mode="r")))  # pickles are refused
     except Exception as error:  # a damaged file can raise almost anything
@@ -168,16 +173,28 @@ def load_class_embedding(path: Path, config: TinyGANConfig) -> Tensor:
     return embedding
 
 
-def save_generator(generator: TinyGANGenerator, folder: Path) -> None:
+Student = TinyGANGenerator | SlimGenerator
+
+
+def build_student(config: Architecture, class_embedding: Tensor | None = None, prior: NoisePrior = NORMAL) -> Student:
+    """Build the student of an architecture; a `TinyGANGenerator` may start from a class embedding."""
+    if isinstance(config, SlimConfig):
+        return SlimGenerator(config, prior)
+    return TinyGANGenerator(config, class_embedding, prior)
+
+
+def save_generator(generator: Student, folder: Path) -> None:
     """Write a generator as `model.safetensors`, its architecture and its noise prior as `config.json`."""
     save_state_dict(folder / "model.safetensors", generator.state_dict())
     with atomic_path(folder / "config.json") as path:
-        content = {**asdict(generator.config), "prior": asdict(generator.prior)}
+        content = {"family": generator.config.family, **asdict(generator.config), "prior": asdict(generator.prior)}
         path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def load_generator(folder: Path) -> TinyGANGenerator:
-    """Read a generator of `save_generator`, in eval mode; a file that names no noise prior means the normal one.
+def load_generator(folder: Path) -> Student:
+    """Read a generator of `save_generator`, in eval mode.
+
+    A file that names no noise prior means the normal one; one that names no family means TinyGAN.
 
     Raises:
         InputError: the folder does not hold one.
@@ -185,8 +202,9 @@ def load_generator(folder: Path) -> TinyGANGenerator:
     try:
         content = json.loads((folder / "config.json").read_text())
         prior = NoisePrior(**content.pop("prior", {}))
-        generator = TinyGANGenerator(TinyGANConfig(**content), prior=prior)
+        kind = {"tinygan": TinyGANConfig, "slim": SlimConfig}[content.pop("family", "tinygan")]
+        generator = build_student(kind(**content), prior=prior)
         generator.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} does not hold a student (config.json and model.safetensors): {error}") from None
     return generator.eval()

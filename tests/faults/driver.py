@@ -13,7 +13,7 @@ from walks import tree
 
 from experiments import mnist_kd, sweep_kl, table1_shape_im
 from skdcgn import cli
-from skdcgn.commands import execution
+from skdcgn.commands.experiments import execution
 from skdcgn.recipes.sweep import DistillationSearch
 from skdcgn.runs.engine.cluster import Where
 from skdcgn.runs.plan import Plan

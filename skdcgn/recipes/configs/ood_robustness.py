@@ -10,9 +10,9 @@ from skdcgn.configs.names import Dataset, Profile
 from skdcgn.recipes.configs.sources import MNISTTeacherConfig
 from skdcgn.runs.plan import RunConfig
 
-Images = Literal["original", "gan", "cgn", "skdcgn", "skdcgn_published", "baseline"]
+Images = Literal["original", "gan", "cgn", "skdcgn", "skdcgn_slim", "skdcgn_published", "baseline"]
 """What a classifier learns from: the biased training images, a conditional GAN's, or counterfactuals of the CGN, of
-SKDCGN, of SKDCGN with students of the published size, or of the baseline."""
+SKDCGN, of SKDCGN with slim students or with TinyGANs of the published size, or of the baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)

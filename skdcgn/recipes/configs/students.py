@@ -6,6 +6,7 @@ from typing import Literal
 
 from skdcgn.configs.fields import Evaluations, Fraction, NonNegativeFloat, PositiveInt, Seed
 from skdcgn.configs.names import Mechanism
+from skdcgn.configs.slim import SlimConfig
 from skdcgn.configs.tinygan import DistillConfig, LossConfig, TinyGANConfig
 from skdcgn.errors import InputError
 from skdcgn.recipes.configs.sources import TeacherConfig
@@ -16,7 +17,7 @@ from skdcgn.runs.plan import RunConfig
 class Distillation(RunConfig):
     """What decides students, whichever mechanism of which teacher they learn."""
 
-    student: TinyGANConfig
+    student: TinyGANConfig | SlimConfig
     distill: DistillConfig
     loss: LossConfig = field(default_factory=LossConfig, kw_only=True)
     heldout_per_class: PositiveInt = field(default=100, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from skdcgn.commands import execution
+from skdcgn.commands.experiments import execution
 from skdcgn.configs.names import Profile
 from skdcgn.configs.suite import Config
 from skdcgn.data import weights
