@@ -12,6 +12,7 @@ COMMANDS = {
     "weights": "list the pretrained files, or download some",
     "teacher-sets": "write stored teacher sets, or check them",
     "counterfactuals": "write a data set of counterfactual images",
+    "onnx": "write three students as one ONNX graph",
     "train-cgn": "train an MNIST CGN and write its weights",
     "archive": "move runs between stores: export or import an archive",
     "feature-network": "train the digit classifier behind the Fréchet distances on MNIST",

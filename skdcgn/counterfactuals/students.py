@@ -1,4 +1,4 @@
-"""SKDCGN itself: three TinyGAN students that together stand in for a CGN (paper Sec. 3.1, inference)."""
+"""SKDCGN itself: three students that together stand in for a CGN (paper Sec. 3.1, inference)."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skdcgn.errors import InputError
 from skdcgn.mechanisms import NORMAL, Mechanism, Source
-from skdcgn.tinygan.networks import TinyGANGenerator
+from skdcgn.tinygan.networks import Student
 from skdcgn.training import state_digest
 
 
@@ -17,7 +17,7 @@ class SKDCGN(Source):
 
     def __init__(
         self,
-        students: Mapping[Mechanism, TinyGANGenerator],
+        students: Mapping[Mechanism, Student],
         name: str = "SKDCGN",
         stand_in: bool = False,
         device: torch.device | str = "cpu",
@@ -53,6 +53,10 @@ class SKDCGN(Source):
         if self.prior != NORMAL:
             self.sha256 = hashlib.sha256(f"{self.sha256} {self.prior}".encode()).hexdigest()
 
+    def student(self, mechanism: Mechanism) -> Student:
+        """Return one mechanism's student."""
+        return self._students[mechanism]
+
     def render(self, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
         """Run one mechanism's student; see `Source.render`."""
         return render(self._students[mechanism], mechanism, noise, labels)
@@ -63,7 +67,7 @@ class SKDCGN(Source):
 
 
 @torch.no_grad()
-def render(student: TinyGANGenerator, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
+def render(student: Student, mechanism: Mechanism, noise: Tensor, labels: Tensor) -> Tensor:
     """Run one student in eval mode and map its image to the mechanism's own range and channels."""
     training = student.training
     student.eval()
