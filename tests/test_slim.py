@@ -17,6 +17,7 @@ from skdcgn.errors import InputError
 from skdcgn.measure.cost import parameters
 from skdcgn.mechanisms import Mechanism, NoisePrior
 from skdcgn.randomness import stream
+from skdcgn.tinygan import layers
 from skdcgn.tinygan.layers import UpsampledConv2d
 from skdcgn.tinygan.networks import (
     TinyGANDiscriminator,
@@ -57,7 +58,11 @@ def test_label_and_noise_both_matter() -> None:
     assert not torch.allclose(image, generator(-noise, torch.tensor([3])), atol=1e-4)
 
 
-def test_upsampled_convolution_with_bias_is_an_upsampling_and_a_convolution() -> None:
+@pytest.mark.parametrize("few", [0, 10**9], ids=["folded", "plain"])
+def test_upsampled_convolution_with_bias_is_an_upsampling_and_a_convolution(
+    monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(layers, "_FEW", few)
     layer = UpsampledConv2d(6, 5, bias=True)
     features = torch.randn(2, 6, 7, 9, generator=stream(0, "x"))
     plain = F.conv2d(F.interpolate(features, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
