@@ -1,4 +1,4 @@
-"""Distillation of one mechanism into a TinyGAN student (paper Sec. 3.1)."""
+"""Distillation of one mechanism into a student (paper Sec. 3.1)."""
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar

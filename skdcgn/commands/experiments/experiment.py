@@ -16,8 +16,6 @@ _HELP = """
 --dry-run says for each run whether it is finished, and if not why it would run.
 --jobs N makes N runs at the same time, a CPU core each; by default one after the other, in the terminal.
 --scheduler ADDRESS|FILE has the workers of a Dask scheduler make them, on however many machines they are."""
-
-
 _FAMILIES = """
 --student {0} chooses the family of the students, and the recipe that suits it; by default {1}."""
 
