@@ -28,7 +28,7 @@ DESCRIPTION = """Classifiers trained on images of one source, tested where color
 `final/valid_accuracy`: last 10,000 of MNIST-train, the CGN authors' test set; `final/test_accuracy`: MNIST-test;
 `final/*_drifted_accuracy`: with the wandering colors of the CGN authors' loader. Feeds the **robustness table**."""
 
-_NATIVE = ("original", "gan", "cgn", "skdcgn", "skdcgn_slim", "baseline")
+_NATIVE = ("original", "gan", "cgn", "skdcgn", "baseline")
 _FULL = RobustnessConfig("full", ("colored", "double_colored", "wildlife"), ALL_IMAGES, "full")
 _QUICK = replace(_FULL, profile="quick", datasets=("double_colored",), sources=_NATIVE, generators=1, students="quick")
 DEFAULTS = {
@@ -45,6 +45,7 @@ DEFAULTS = {
     ),
     "quick": replace(
         _QUICK,
+        sources=(*_NATIVE, "skdcgn_slim"),
         seeds=(0, 1, 2),
         images=8000,
         per_mask=2,  # at so few images, more of one mask are too few masks

@@ -255,7 +255,14 @@ def test_the_authors_teacher_is_an_input_of_those_that_use_it(data_dir: Path) ->
 
 # --- the study
 
-SMOKE = replace(DEFAULTS["smoke"], datasets=("digits",), seeds=(0, 1), images=100, runtime=Runtime(device="cpu"))
+SMOKE = replace(
+    DEFAULTS["smoke"],
+    datasets=("digits",),
+    sources=DEFAULTS["quick"].sources,
+    seeds=(0, 1),
+    images=100,
+    runtime=Runtime(device="cpu"),
+)
 
 
 @pytest.fixture
