@@ -8,7 +8,7 @@ Runs of one seed and mechanism differ in nothing but the KL term: same initial w
 `final/steps_to_target` is the step at which held-out fidelity first reaches the target; a run that never does has none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -39,6 +39,7 @@ class Config(StudentsConfig):
 
 
 DEFAULTS = {profile: Config(profile, **OBJECTIVES[profile]) for profile in PROFILES}
+DEFAULTS["smoke"] = replace(DEFAULTS["smoke"], evaluations=10)
 
 
 def plan(config: Config) -> Plan:
